@@ -1,0 +1,64 @@
+"""Typed settings. ``config_file.py`` reads and validates them from TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+MIB = 1024 * 1024
+
+
+class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach an S3 endpoint; empty values leave the choice to the usual AWS chain."""
+
+    endpoint_url: str = ""
+    region: str = ""
+    profile: str = ""
+    addressing_style: str = "auto"
+    allow_plain_http: bool = False
+    timeout_seconds: float = 60.0
+    max_attempts: int = 8
+
+
+class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the secret of an encrypted section comes from; exactly one source is set when enabled."""
+
+    enabled: bool = False
+    passphrase_file: Path | None = None
+    passphrase_env: str = ""
+    passphrase_command: str = ""
+    key_file: Path | None = None
+
+
+class SectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One tree and where it goes. ``path`` is absolute; ``destination`` a checked URL."""
+
+    name: str
+    path: Path
+    destination: str
+    exclude: tuple[str, ...] = ()
+    storage_class: str = "STANDARD"
+    one_file_system: bool = False
+    allow_empty_source: bool = False
+    encryption: EncryptionSettings = EncryptionSettings()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one command works with. ``concurrency`` is S3 requests at once,
+    ``memory_limit_bytes`` the file bytes in flight at once."""
+
+    state_dir: Path
+    concurrency: int = 32
+    memory_limit_bytes: int = 64 * MIB
+    part_size_bytes: int = 8 * MIB
+    s3: S3Settings = S3Settings()
+    sections: dict[str, SectionSettings] = {}
+
+    def section(self, name: str) -> SectionSettings:
+        """The section of that name. Raises ``KeyError``."""
+        return self.sections[name]
+
+    def database_path(self, section: str) -> Path:
+        """Where the section's catalog lies."""
+        return self.state_dir / f"{section}.sqlite3"

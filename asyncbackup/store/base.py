@@ -1,0 +1,178 @@
+"""The store: what the rest of asyncbackup may ask of a destination, and may rely on.
+
+Keys are relative to the destination (``s3://bucket/prefix`` or
+``file:///folder``), never start with ``/``, and are the printable strings that
+``format/keys.py`` makes.
+
+What every store promises:
+
+* **Durability.** When ``put`` or ``complete_upload`` returns, the object
+  survives a crash of this machine and (for ``file://``) of the kernel.
+* **Atomicity.** An object is there with all its bytes and metadata, or not at
+  all; a failed, cancelled or killed write leaves nothing under its final key.
+* **Read after write.** ``get``, ``head`` and ``list`` see a finished write.
+* **Integrity on the way.** ``sha256`` of a body is sent along, so that a store
+  that checks refuses a body that changed on the wire.
+
+What no store can promise: that an abort runs when the process is killed
+(``list_uploads`` finds what was left), that a checksum it returns was verified
+(``Capabilities``), or that a listing comes in byte order.
+
+Every call is bounded in time, retries by the one policy of ``store/retry.py``,
+and raises only :class:`~asyncbackup.errors.StoreError` and its children.
+Cancelling a call leaves the store usable; whether the write happened is then
+unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NewType, Protocol
+
+import msgspec
+
+from asyncbackup.model import RequestCounts
+
+Buffer = bytes | bytearray | memoryview
+Body = Buffer | Sequence[Buffer]
+"""A body in memory: one buffer, or several that are sent one after another without joining.
+The caller must not change them before the call returns."""
+
+UploadId = NewType("UploadId", str)
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What ``head`` and ``list`` tell. ``list`` fills key, size and modified_ns only.
+
+    ``checksum`` is the base64 SHA-256 that the store returned (``…-N`` for a
+    composite), ``""`` where it keeps none. ``metadata`` has lower-case names
+    without ``x-amz-meta-``.
+    """
+
+    key: str
+    size: int
+    modified_ns: int = 0
+    etag: str = ""
+    checksum: str = ""
+    storage_class: str = ""
+    metadata: Mapping[str, str] = {}
+
+
+class PutResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a finished write returned. ``checksum`` as in :class:`ObjectInfo`."""
+
+    etag: str = ""
+    checksum: str = ""
+
+
+class PartReceipt(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One uploaded part of a multipart upload; ``number`` counts from 1."""
+
+    number: int
+    size: int
+    etag: str
+    sha256: bytes = b""
+
+
+class UploadInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: UploadId
+    initiated_ns: int = 0
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store is known to do; ``False`` also means "not known"."""
+
+    keeps_checksums: bool = False
+    keeps_metadata: bool = True
+    server_side_copy: bool = True
+    conditional_writes: bool = False
+
+
+class ObjectReader(Protocol):
+    """An open object. Iterate once; chunks are of any size and become the caller's."""
+
+    info: ObjectInfo
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Store(Protocol):
+    """See the module's docstring for the promises."""
+
+    url: str
+    capabilities: Capabilities
+    requests: RequestCounts
+    """Requests sent so far by operation name; the folder store counts by the same names."""
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        sha256: bytes,
+        metadata: Mapping[str, str] | None = None,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """Write one object whole. ``sha256`` is the body's digest.
+
+        With ``if_absent`` an existing key raises ``ObjectExistsError`` where
+        the store can tell; a 412 that answers one's own successful write (a
+        PUT sent twice) is recognised and is a success. Without, overwrites.
+        """
+
+    def open(
+        self, key: str, *, offset: int = 0, length: int | None = None
+    ) -> AbstractAsyncContextManager[ObjectReader]:
+        """Open an object, or ``length`` bytes of it from ``offset``, for reading.
+
+        A connection that breaks while reading is resumed at the byte where it
+        broke. Fewer or more bytes than announced raise ``StoreError``.
+        """
+
+    async def get(self, key: str, *, limit: int) -> bytes:
+        """The whole object. More than ``limit`` bytes raise ``StoreError`` before they are kept."""
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Size, checksum and metadata. Raises ``ObjectMissingError``."""
+
+    def list(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+        """Every object whose key starts with ``prefix``, in pages, in no particular order."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; a key that does not exist is no error."""
+
+    async def copy(self, source: str, key: str, *, metadata: Mapping[str, str]) -> PutResult:
+        """Copy an object inside the store, replacing its metadata. At most 5 GiB.
+
+        Raises ``UnsupportedError`` where the store cannot.
+        """
+
+    async def create_upload(self, key: str, *, metadata: Mapping[str, str]) -> UploadId:
+        """Begin a multipart upload. The caller must complete or abort it."""
+
+    async def upload_part(
+        self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes
+    ) -> PartReceipt:
+        """Send one part, numbered from 1. A part sent again replaces the earlier one."""
+
+    async def list_parts(self, key: str, upload_id: UploadId) -> list[PartReceipt]:
+        """The parts that the store holds. Raises ``ObjectMissingError`` for an unknown upload."""
+
+    async def complete_upload(
+        self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]
+    ) -> PutResult:
+        """Make the object out of its parts (ascending numbers). Recognises an earlier
+        Complete that was applied but not answered."""
+
+    async def abort_upload(self, key: str, upload_id: UploadId) -> None:
+        """Give an upload up; an unknown upload is no error."""
+
+    def list_uploads(self, prefix: str) -> AsyncIterator[list[UploadInfo]]:
+        """Unfinished multipart uploads below ``prefix``, in pages."""
+
+    async def aclose(self) -> None:
+        """Close connections. Idempotent."""
