@@ -1,0 +1,1 @@
+"""How work flows: channels between stages, the byte budget, the thread gate, the request to stop."""

@@ -1,0 +1,232 @@
+"""Bounded channels between stages, after trio's memory channels.
+
+A channel has counted senders and receivers. It ends for the receivers when
+every sender was closed and the buffer is empty. Leaving a ``with sender:``
+block closes the sender only if the block ended *clean*: a stage that fails
+leaves its channel open, so that its failure can never look like the end of the
+input (the task group then cancels whoever still waits).
+
+Channels belong to one event loop and are not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from time import monotonic
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class EndOfChannel(Exception):  # noqa: N818 - a signal, as StopAsyncIteration is
+    """All senders were closed and the buffer is empty."""
+
+
+class BrokenChannelError(Exception):
+    """All receivers were closed: nobody will ever take the item."""
+
+
+class ChannelStatistics:
+    """Occupancy figures of one channel; times are sums over all waiters, in seconds."""
+
+    __slots__ = ("capacity", "items", "name", "receiver_wait_seconds", "sender_wait_seconds")
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.items = 0
+        self.sender_wait_seconds = 0.0
+        self.receiver_wait_seconds = 0.0
+
+
+class _State(Generic[T]):
+    __slots__ = ("buffer", "getters", "putters", "receivers", "senders", "statistics")
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.buffer: deque[T] = deque()
+        self.getters: deque[asyncio.Future[None]] = deque()
+        self.putters: deque[asyncio.Future[None]] = deque()
+        self.senders = 0
+        self.receivers = 0
+        self.statistics = ChannelStatistics(name, capacity)
+
+    def full(self) -> bool:
+        return len(self.buffer) >= self.statistics.capacity
+
+
+def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
+
+
+def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        _wake_one(waiters)
+
+
+async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except BaseException:
+        # Cancelled after the wake-up was already ours: hand it on, or another waiter sleeps for ever.
+        if waiter.done() and not waiter.cancelled():
+            _wake_one(waiters)
+        raise
+
+
+class Sender(Generic[T]):
+    """The end that puts items in. Clone it for every task that sends."""
+
+    __slots__ = ("_closed", "_state")
+
+    def __init__(self, state: _State[T]) -> None:
+        self._state = state
+        self._closed = False
+        state.senders += 1
+
+    async def send(self, item: T) -> None:
+        """Put one item in, waiting while the channel is full.
+
+        Raises ``BrokenChannelError`` when no receiver is left. Cancelling it
+        puts nothing in.
+        """
+        state = self._state
+        if self._closed:
+            raise RuntimeError(f"sending on a closed sender of channel {state.statistics.name}")
+        if state.full() and state.receivers:
+            began = monotonic()
+            try:
+                while state.full() and state.receivers:
+                    await _wait_in(state.putters)
+            finally:
+                state.statistics.sender_wait_seconds += monotonic() - began
+        if not state.receivers:
+            raise BrokenChannelError(state.statistics.name)
+        state.buffer.append(item)
+        state.statistics.items += 1
+        _wake_one(state.getters)
+
+    async def send_all(self, items: Iterable[T]) -> None:
+        """Put several items in, one after another, as room comes free."""
+        for item in items:
+            await self.send(item)
+
+    def clone(self) -> Sender[T]:
+        """A further sender of the same channel, to be closed on its own."""
+        if self._closed:
+            raise RuntimeError("cloning a closed sender")
+        return Sender(self._state)
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        return self._state.statistics
+
+    def __len__(self) -> int:
+        return len(self._state.buffer)
+
+    def close(self) -> None:
+        """Say that this sender sends no more. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._state.senders -= 1
+            if not self._state.senders:
+                _wake_all(self._state.getters)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+class Receiver(Generic[T]):
+    """The end that takes items out, in the order they were sent. Clone it for every task that receives."""
+
+    __slots__ = ("_closed", "_state")
+
+    def __init__(self, state: _State[T]) -> None:
+        self._state = state
+        self._closed = False
+        state.receivers += 1
+
+    async def receive(self) -> T:
+        """Take the next item, waiting while the channel is empty. Raises ``EndOfChannel``."""
+        state = self._state
+        if not state.buffer:
+            began = monotonic()
+            try:
+                while not state.buffer:
+                    if not state.senders:
+                        raise EndOfChannel(state.statistics.name)
+                    await _wait_in(state.getters)
+            finally:
+                state.statistics.receiver_wait_seconds += monotonic() - began
+        item = state.buffer.popleft()
+        _wake_one(state.putters)
+        return item
+
+    async def receive_all(self) -> list[T]:
+        """Wait for an item, then take it and all that are there. Raises ``EndOfChannel``."""
+        items = [await self.receive()]
+        state = self._state
+        while state.buffer:
+            items.append(state.buffer.popleft())
+            _wake_one(state.putters)
+        return items
+
+    def clone(self) -> Receiver[T]:
+        """A further receiver of the same channel; every item goes to one of them."""
+        if self._closed:
+            raise RuntimeError("cloning a closed receiver")
+        return Receiver(self._state)
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        return self._state.statistics
+
+    def __len__(self) -> int:
+        return len(self._state.buffer)
+
+    def close(self) -> None:
+        """Say that this receiver takes no more. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._state.receivers -= 1
+            if not self._state.receivers:
+                _wake_all(self._state.putters)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while True:
+            try:
+                item = await self.receive()
+            except EndOfChannel:
+                return
+            yield item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+def open_channel(name: str, capacity: int) -> tuple[Sender[T], Receiver[T]]:
+    """One sender and one receiver of a new channel that holds at most ``capacity`` items."""
+    if capacity < 1:
+        raise ValueError(f"channel {name}: capacity must be at least 1, not {capacity}")
+    state: _State[T] = _State(name, capacity)
+    return Sender(state), Receiver(state)
