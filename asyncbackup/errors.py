@@ -114,5 +114,5 @@ class AccessDeniedError(StoreError):
     """The credentials are missing, wrong, expired, or may not do this."""
 
 
-class Interrupted(AsyncBackupError):
+class Interrupted(AsyncBackupError):  # noqa: N818 - no error, but what the user asked for
     """The user asked to stop; the state is kept (exit code 130)."""

@@ -1,0 +1,57 @@
+# `make demo` and `make test` need nothing but python3 (3.11 or newer), make and a package index.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test lint format venv lock wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    back up, change, back up again, verify and restore a real tree on a local S3 server"
+	@echo "make test    the whole test suite"
+	@echo "make lint    ruff, mypy --strict, import contracts"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make venv    the environment in $(VENV), exactly as requirements.lock says"
+	@echo "make lock    resolve the dependencies anew and write requirements.lock"
+	@echo "make wheel   build the wheel into dist/"
+	@echo "make clean   remove the environment and all that was built"
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncbackup needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: venv
+	$(BIN)/python -m demo
+
+# PYTEST_ARGS narrows a run, for example: make test PYTEST_ARGS="tests/unit -x"
+test: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: venv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --quiet \
+		--no-emit-index-url --no-emit-find-links --no-annotate \
+		--custom-compile-command "make lock" --upgrade --output-file requirements.lock
+
+wheel: venv
+	$(BIN)/python -m hatchling build --target wheel
+
+clean:
+	rm -rf $(VENV) build dist demo-work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find asyncbackup tests demo -name __pycache__ -prune -exec rm -rf {} +
