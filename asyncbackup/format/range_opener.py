@@ -1,0 +1,119 @@
+"""Random access to a sealed object: which stored bytes hold a range, and opening them.
+
+Each 16 KiB chunk of a Cobblestone-256 message is authenticated on its own, so
+that one member of a large object is read without the rest (docs/format.md,
+"Encryption", "Random access").
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from asyncbackup.errors import AuthenticationError
+from asyncbackup.format.envelope import (
+    CHUNK_BYTES,
+    HEADER_SIZE,
+    PREAMBLE_BYTES,
+    SEALED_CHUNK_BYTES,
+    UNKNOWN_SIZE,
+    context,
+    read_header,
+    sealed_size,
+    unsealed_size,
+)
+
+if TYPE_CHECKING:
+    from asyncbackup.format.keyslots import RepositoryKey
+
+HEAD_BYTES = HEADER_SIZE + PREAMBLE_BYTES
+"""What a range opener needs of the object's beginning: header, salt, commitment."""
+
+_INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
+_SALT_BYTES = 24
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class RangeOpener:
+    """Opens any range of one sealed object, given its first 72 bytes and its stored size.
+
+    ``size`` is the content's. It is authenticated by the header; of a stream
+    (``UNKNOWN_SIZE``) it follows from ``stored_size`` and is authenticated
+    only once the last chunk was opened. Raises
+    :class:`~asyncbackup.errors.AuthenticationError` at once for another
+    repository's, section's or key's object and for an impossible length.
+    """
+
+    def __init__(
+        self,
+        key: RepositoryKey,
+        *,
+        repository: str,
+        section: str,
+        object_key: str,
+        head: bytes,
+        stored_size: int,
+    ) -> None:
+        if len(head) != HEAD_BYTES:
+            raise ValueError(f"the head has {HEAD_BYTES} bytes")
+        self._object_key = object_key
+        header, preamble = head[:HEADER_SIZE], head[HEADER_SIZE:]
+        announced = read_header(header, object_key)
+        salt, commitment = preamble[:_SALT_BYTES], preamble[_SALT_BYTES:]
+        info = _INFO + salt + context(repository, section, object_key, header)
+        derived = HKDFExpand(SHA512(), _KEY_BYTES + _NONCE_BYTES + len(commitment), info).derive(key.reveal())
+        if not hmac.compare_digest(derived[_KEY_BYTES + _NONCE_BYTES :], commitment):
+            raise self._damaged()
+        self._aead = AESGCM(derived[:_KEY_BYTES])
+        self._base_nonce = int.from_bytes(derived[_KEY_BYTES : _KEY_BYTES + _NONCE_BYTES])
+        if announced != UNKNOWN_SIZE and stored_size != sealed_size(announced):
+            raise AuthenticationError(
+                f"{object_key!r} is not authentic: it has {stored_size} bytes, its header says "
+                f"{sealed_size(announced)}"
+            )
+        self.size = unsealed_size(stored_size)
+        self._stored_size = stored_size
+
+    def stored_range(self, offset: int, length: int) -> tuple[int, int]:
+        """``(offset, length)`` of the stored bytes that :meth:`open` needs for this range of the content."""
+        self._check(offset, length)
+        first = offset // CHUNK_BYTES
+        last = max(first, (offset + length - 1) // CHUNK_BYTES)
+        start = HEAD_BYTES + first * SEALED_CHUNK_BYTES
+        stop = min(self._stored_size, HEAD_BYTES + (last + 1) * SEALED_CHUNK_BYTES)
+        return start, stop - start
+
+    def open(self, offset: int, length: int, stored: bytes | bytearray | memoryview) -> bytes:
+        """The range of the content; ``stored`` is exactly what :meth:`stored_range` asked for."""
+        start, count = self.stored_range(offset, length)
+        if len(stored) != count:
+            raise AuthenticationError(
+                f"{self._object_key!r}: {count} bytes from {start} were asked for, {len(stored)} came"
+            )
+        view = memoryview(stored).cast("B")
+        number = offset // CHUNK_BYTES
+        pieces = []
+        for place in range(0, count, SEALED_CHUNK_BYTES):
+            nonce = (self._base_nonce ^ number).to_bytes(_NONCE_BYTES)
+            try:
+                pieces.append(self._aead.decrypt(nonce, view[place : place + SEALED_CHUNK_BYTES], None))
+            except InvalidTag:
+                raise self._damaged() from None
+            number += 1
+        skip = offset % CHUNK_BYTES
+        return b"".join(pieces)[skip : skip + length]
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"{length} bytes from {offset} are not within {self.size}")
+
+    def _damaged(self) -> AuthenticationError:
+        return AuthenticationError(
+            f"{self._object_key!r} is not authentic: it was changed, cut off, or stands at another key"
+        )
