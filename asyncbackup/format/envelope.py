@@ -25,10 +25,10 @@ HEADER_SIZE = 16
 UNKNOWN_SIZE = 2**64 - 1
 """In the header of what is sealed as a stream: the length is the message's own."""
 
-CHUNK_BYTES = 16 * 1024
-TAG_BYTES = 16
-SEALED_CHUNK_BYTES = CHUNK_BYTES + TAG_BYTES
-PREAMBLE_BYTES = 24 + 32
+CHUNK_SIZE = 16 * 1024
+TAG_SIZE = 16
+SEALED_CHUNK_SIZE = CHUNK_SIZE + TAG_SIZE
+PREAMBLE_SIZE = 24 + 32
 """Salt and key commitment, before the first chunk."""
 MAX_SIZE = 2**52 - 1
 """The most that one message holds (2³⁸ chunks)."""
@@ -40,7 +40,7 @@ def sealed_size(size: int) -> int:
     """The stored size of a content of ``size`` bytes, header included."""
     if not 0 <= size <= MAX_SIZE:
         raise ValueError(f"{size} bytes cannot be sealed in one object")
-    return HEADER_SIZE + PREAMBLE_BYTES + size + (size // CHUNK_BYTES + 1) * TAG_BYTES
+    return HEADER_SIZE + PREAMBLE_SIZE + size + (size // CHUNK_SIZE + 1) * TAG_SIZE
 
 
 def unsealed_size(stored: int) -> int:
@@ -48,10 +48,10 @@ def unsealed_size(stored: int) -> int:
 
     Raises :class:`FormatError` for a length that no sealed object has.
     """
-    chunks, rest = divmod(stored - HEADER_SIZE - PREAMBLE_BYTES, SEALED_CHUNK_BYTES)
-    if chunks < 0 or rest < TAG_BYTES:
+    chunks, rest = divmod(stored - HEADER_SIZE - PREAMBLE_SIZE, SEALED_CHUNK_SIZE)
+    if chunks < 0 or rest < TAG_SIZE:
         raise FormatError(f"no sealed object is {stored} bytes long: it was truncated or extended")
-    return chunks * CHUNK_BYTES + rest - TAG_BYTES
+    return chunks * CHUNK_SIZE + rest - TAG_SIZE
 
 
 def context(repository: str, section: str, object_key: str, header: bytes) -> bytes:
@@ -89,7 +89,7 @@ class Sealer:
 
     def room_for(self, size: int) -> int:
         """How many bytes one update with ``size`` bytes can give at most."""
-        return PREAMBLE_BYTES + (size // CHUNK_BYTES + 1) * SEALED_CHUNK_BYTES
+        return PREAMBLE_SIZE + (size // CHUNK_SIZE + 1) * SEALED_CHUNK_SIZE
 
     def update_into(self, data: bytes | bytearray | memoryview, buf: bytearray | memoryview) -> int:
         """Seal ``data`` into ``buf``; returns how many bytes it now holds.
@@ -141,7 +141,7 @@ class Opener:
     @property
     def size(self) -> int | None:
         """The content's size from the header; ``None`` until it is authenticated, or for a stream."""
-        return self._size if self._fed >= PREAMBLE_BYTES and self._size != UNKNOWN_SIZE else None
+        return self._size if self._fed >= PREAMBLE_SIZE and self._size != UNKNOWN_SIZE else None
 
     def feed(self, data: bytes | bytearray | memoryview) -> bytes:
         """The content that ``data`` completes, a whole number of 16 KiB chunks."""

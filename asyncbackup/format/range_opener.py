@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from asyncbackup.errors import AuthenticationError
 from asyncbackup.format.envelope import (
-    CHUNK_BYTES,
+    CHUNK_SIZE,
     HEADER_SIZE,
-    PREAMBLE_BYTES,
-    SEALED_CHUNK_BYTES,
+    PREAMBLE_SIZE,
+    SEALED_CHUNK_SIZE,
     UNKNOWN_SIZE,
     context,
     read_header,
@@ -31,7 +31,7 @@ from asyncbackup.format.envelope import (
 if TYPE_CHECKING:
     from asyncbackup.format.keyslots import RepositoryKey
 
-HEAD_BYTES = HEADER_SIZE + PREAMBLE_BYTES
+HEAD_SIZE = HEADER_SIZE + PREAMBLE_SIZE
 """What a range opener needs of the object's beginning: header, salt, commitment."""
 
 _INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
@@ -60,8 +60,8 @@ class RangeOpener:
         head: bytes,
         stored_size: int,
     ) -> None:
-        if len(head) != HEAD_BYTES:
-            raise ValueError(f"the head has {HEAD_BYTES} bytes")
+        if len(head) != HEAD_SIZE:
+            raise ValueError(f"the head has {HEAD_SIZE} bytes")
         self._object_key = object_key
         header, preamble = head[:HEADER_SIZE], head[HEADER_SIZE:]
         announced = read_header(header, object_key)
@@ -83,10 +83,10 @@ class RangeOpener:
     def stored_range(self, offset: int, length: int) -> tuple[int, int]:
         """``(offset, length)`` of the stored bytes that :meth:`open` needs for this range of the content."""
         self._check(offset, length)
-        first = offset // CHUNK_BYTES
-        last = max(first, (offset + length - 1) // CHUNK_BYTES)
-        start = HEAD_BYTES + first * SEALED_CHUNK_BYTES
-        stop = min(self._stored_size, HEAD_BYTES + (last + 1) * SEALED_CHUNK_BYTES)
+        first = offset // CHUNK_SIZE
+        last = max(first, (offset + length - 1) // CHUNK_SIZE)
+        start = HEAD_SIZE + first * SEALED_CHUNK_SIZE
+        stop = min(self._stored_size, HEAD_SIZE + (last + 1) * SEALED_CHUNK_SIZE)
         return start, stop - start
 
     def open(self, offset: int, length: int, stored: bytes | bytearray | memoryview) -> bytes:
@@ -97,16 +97,16 @@ class RangeOpener:
                 f"{self._object_key!r}: {count} bytes from {start} were asked for, {len(stored)} came"
             )
         view = memoryview(stored).cast("B")
-        number = offset // CHUNK_BYTES
+        number = offset // CHUNK_SIZE
         pieces = []
-        for place in range(0, count, SEALED_CHUNK_BYTES):
+        for place in range(0, count, SEALED_CHUNK_SIZE):
             nonce = (self._base_nonce ^ number).to_bytes(_NONCE_BYTES)
             try:
-                pieces.append(self._aead.decrypt(nonce, view[place : place + SEALED_CHUNK_BYTES], None))
+                pieces.append(self._aead.decrypt(nonce, view[place : place + SEALED_CHUNK_SIZE], None))
             except InvalidTag:
                 raise self._damaged() from None
             number += 1
-        skip = offset % CHUNK_BYTES
+        skip = offset % CHUNK_SIZE
         return b"".join(pieces)[skip : skip + length]
 
     def _check(self, offset: int, length: int) -> None:
