@@ -28,11 +28,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NewType, Protocol
+from typing import TYPE_CHECKING, NewType, Protocol
 
 import msgspec
 
-from asyncbackup.model import RequestCounts
+if TYPE_CHECKING:
+    from asyncbackup.model import RequestCounts
 
 Buffer = bytes | bytearray | memoryview
 Body = Buffer | Sequence[Buffer]
@@ -83,6 +84,11 @@ class UploadInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     initiated_ns: int = 0
 
 
+ObjectPage = list[ObjectInfo]
+UploadPage = list[UploadInfo]
+PartList = list[PartReceipt]
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What the store is known to do; ``False`` also means "not known"."""
 
@@ -103,10 +109,17 @@ class ObjectReader(Protocol):
 class Store(Protocol):
     """See the module's docstring for the promises."""
 
-    url: str
-    capabilities: Capabilities
-    requests: RequestCounts
-    """Requests sent so far by operation name; the folder store counts by the same names."""
+    @property
+    def url(self) -> str:
+        """The destination."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What is known so far; a store may learn more with every answer."""
+
+    @property
+    def requests(self) -> RequestCounts:
+        """Requests sent so far by operation name; the folder store counts by the same names."""
 
     async def put(
         self,
@@ -139,7 +152,7 @@ class Store(Protocol):
     async def head(self, key: str) -> ObjectInfo:
         """Size, checksum and metadata. Raises ``ObjectMissingError``."""
 
-    def list(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+    def list(self, prefix: str) -> AsyncIterator[ObjectPage]:
         """Every object whose key starts with ``prefix``, in pages, in no particular order."""
 
     async def delete(self, keys: Sequence[str]) -> None:
@@ -159,19 +172,17 @@ class Store(Protocol):
     ) -> PartReceipt:
         """Send one part, numbered from 1. A part sent again replaces the earlier one."""
 
-    async def list_parts(self, key: str, upload_id: UploadId) -> list[PartReceipt]:
+    async def list_parts(self, key: str, upload_id: UploadId) -> PartList:
         """The parts that the store holds. Raises ``ObjectMissingError`` for an unknown upload."""
 
-    async def complete_upload(
-        self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]
-    ) -> PutResult:
+    async def complete_upload(self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]) -> PutResult:
         """Make the object out of its parts (ascending numbers). Recognises an earlier
         Complete that was applied but not answered."""
 
     async def abort_upload(self, key: str, upload_id: UploadId) -> None:
         """Give an upload up; an unknown upload is no error."""
 
-    def list_uploads(self, prefix: str) -> AsyncIterator[list[UploadInfo]]:
+    def list_uploads(self, prefix: str) -> AsyncIterator[UploadPage]:
         """Unfinished multipart uploads below ``prefix``, in pages."""
 
     async def aclose(self) -> None:

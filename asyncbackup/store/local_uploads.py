@@ -1,0 +1,245 @@
+"""Multipart uploads to a folder: parts in ``.asyncbackup-uploads/ID/``, joined when complete. All blocking.
+
+``.asyncbackup-uploads/ID.json`` is the upload: it is made before the folder of the parts and
+removed after it, so a crash at any moment leaves either nothing or an upload that is listed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from asyncbackup.errors import ObjectMissingError, StoreError
+from asyncbackup.store.base import Body, PartList, PartReceipt, PutResult, UploadId, UploadInfo
+from asyncbackup.store.body import body_size, pieces_of
+from asyncbackup.store.checksums import composite_checksum
+from asyncbackup.store.local_errors import translated
+from asyncbackup.store.local_files import COPY_BYTES, LocalFiles, copy_file, write_buffers
+from asyncbackup.store.local_keys import UPLOADS_FOLDER, path_of_key
+
+TEMPORARY_UPLOAD = UploadId("temporary")
+"""The id under which a dead process's temporary file is listed and aborted."""
+_ID = re.compile(r"[0-9a-f]{32}")
+_PART = re.compile(r"(\d{5})-([0-9a-f]*)")
+
+
+class _Upload(msgspec.Struct, frozen=True):
+    key: str
+    metadata: dict[str, str]
+    initiated_ns: int
+
+
+class LocalUploads:
+    """The unfinished uploads of one destination folder. Thread-safe."""
+
+    def __init__(self, files: LocalFiles) -> None:
+        self._files = files
+        self._folders = files.folders
+
+    def create(self, key: str, metadata: Mapping[str, str]) -> UploadId:
+        """Begin an upload."""
+        path_of_key("CreateMultipartUpload", key)
+        upload_id = UploadId(secrets.token_hex(16))
+        upload = _Upload(key, dict(metadata), time.time_ns())
+        self._write(
+            "CreateMultipartUpload", key, _document(upload_id), [memoryview(msgspec.json.encode(upload))]
+        )
+        return upload_id
+
+    def write_part(
+        self,
+        key: str,
+        upload_id: UploadId,
+        number: int,
+        body: Body,
+        sha256: bytes,
+        abandoned: threading.Event,
+    ) -> PartReceipt:
+        """Keep one part, replacing an earlier one of its number."""
+        self._read(key, upload_id, "UploadPart")
+        folder, name = _folder(upload_id), f"{number:05d}-{sha256.hex()}".encode()
+        pieces = list(pieces_of(body, COPY_BYTES))
+        try:
+            self._write("UploadPart", key, folder + b"/" + name, pieces, abandoned)
+        finally:
+            # Aborted meanwhile: the part must not bring its folder back.
+            if not self._exists(upload_id):
+                self._remove(upload_id)
+        for other, entry in self._parts(key, upload_id, "UploadPart"):
+            if other.number == number and entry != name:
+                with suppress(FileNotFoundError):
+                    os.unlink(folder + b"/" + entry, dir_fd=self._folders.root)
+        return PartReceipt(number=number, size=body_size(body), etag=name.decode(), sha256=sha256)
+
+    def list_parts(self, key: str, upload_id: UploadId) -> PartList:
+        """The parts that were kept, by number."""
+        self._read(key, upload_id, "ListParts")
+        parts = {receipt.number: receipt for receipt, _ in self._parts(key, upload_id, "ListParts")}
+        return [parts[number] for number in sorted(parts)]
+
+    def complete(self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]) -> PutResult:
+        """Join the parts to the object."""
+        numbers = [part.number for part in parts]
+        if not parts or numbers != sorted(set(numbers)):
+            reason = "the parts are not in ascending order"
+            raise StoreError("CompleteMultipartUpload", key, reason, code="InvalidPartOrder")
+        checksum = composite_checksum(part.sha256 for part in parts)
+        size = sum(part.size for part in parts)
+        try:
+            upload = self._read(key, upload_id, "CompleteMultipartUpload")
+        except ObjectMissingError:
+            made = self._files.head(key)
+            if made.size != size or (made.checksum and made.checksum != checksum):
+                raise
+            return PutResult(etag=made.etag, checksum=made.checksum)
+        folder = _folder(upload_id)
+
+        def join(target: int) -> None:
+            for part in parts:
+                name = f"{part.number:05d}-{part.sha256.hex()}".encode()
+                source = self._open_part(key, folder + b"/" + name, part)
+                try:
+                    copy_file(source, target, part.size)
+                finally:
+                    os.close(source)
+
+        result = self._files.publish(
+            "CompleteMultipartUpload", key, join, metadata=upload.metadata, checksum=checksum
+        )
+        self._remove(upload_id)
+        return result
+
+    def _open_part(self, key: str, path: bytes, part: PartReceipt) -> int:
+        gone = f"part {part.number} is not there with its {part.size} bytes"
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folders.root)
+        except FileNotFoundError as error:
+            raise StoreError("CompleteMultipartUpload", key, gone, code="InvalidPart") from error
+        if os.fstat(source).st_size != part.size:
+            os.close(source)
+            raise StoreError("CompleteMultipartUpload", key, gone, code="InvalidPart")
+        return source
+
+    def abort(self, key: str, upload_id: UploadId) -> None:
+        """Give an upload up; an unknown one is gone already."""
+        with translated("AbortMultipartUpload", key):
+            if upload_id == TEMPORARY_UPLOAD:
+                with suppress(FileNotFoundError):
+                    os.unlink(key.encode("utf-8", "surrogateescape"), dir_fd=self._folders.root)
+            elif _ID.fullmatch(upload_id):
+                self._remove(upload_id)
+
+    def list(self, prefix: str) -> Iterator[UploadInfo]:
+        """The uploads of keys that start with ``prefix``."""
+        with translated("ListMultipartUploads", prefix):
+            try:
+                with self._folders.opened(UPLOADS_FOLDER) as descriptor:
+                    names = os.listdir(descriptor)
+            except FileNotFoundError:
+                return
+        for name in names:
+            upload_id, dot, _ = name.partition(".json")
+            if not dot or not _ID.fullmatch(upload_id):
+                continue
+            with suppress(ObjectMissingError):
+                upload = self._read("", UploadId(upload_id), "ListMultipartUploads")
+                if upload.key.startswith(prefix):
+                    yield UploadInfo(
+                        key=upload.key, upload_id=UploadId(upload_id), initiated_ns=upload.initiated_ns
+                    )
+
+    def _exists(self, upload_id: UploadId) -> bool:
+        try:
+            os.stat(_document(upload_id), dir_fd=self._folders.root)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read(self, key: str, upload_id: UploadId, operation: str) -> _Upload:
+        missing = ObjectMissingError(operation, key, f"there is no upload {upload_id!r}", code="NoSuchUpload")
+        if not _ID.fullmatch(upload_id):
+            raise missing
+        with translated(operation, key):
+            try:
+                descriptor = os.open(
+                    _document(upload_id), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folders.root
+                )
+            except FileNotFoundError:
+                raise missing from None
+            with open(descriptor, "rb") as document:
+                try:
+                    upload = msgspec.json.decode(document.read(), type=_Upload)
+                except msgspec.DecodeError as error:
+                    reason = f"the upload {upload_id!r} is damaged: {error}"
+                    raise StoreError(operation, key, reason, code="Damaged") from error
+        if key and upload.key != key:
+            raise missing
+        return upload
+
+    def _parts(self, key: str, upload_id: UploadId, operation: str) -> Iterator[tuple[PartReceipt, bytes]]:
+        """``(receipt, name)`` of every part file, oldest first."""
+        folder = _folder(upload_id)
+        found: list[tuple[int, PartReceipt, bytes]] = []
+        with translated(operation, key):
+            try:
+                with self._folders.opened(folder) as descriptor, os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        if match := _PART.fullmatch(entry.name):
+                            status = entry.stat(follow_symlinks=False)
+                            receipt = PartReceipt(
+                                number=int(match[1]),
+                                size=status.st_size,
+                                etag=entry.name,
+                                sha256=bytes.fromhex(match[2]),
+                            )
+                            found.append((status.st_ctime_ns, receipt, os.fsencode(entry.name)))
+            except FileNotFoundError:
+                return
+        for _, receipt, name in sorted(found, key=lambda item: item[0]):
+            yield receipt, name
+
+    def _write(
+        self,
+        operation: str,
+        key: str,
+        path: bytes,
+        pieces: Sequence[memoryview],
+        abandoned: threading.Event | None = None,
+    ) -> None:
+        self._files.publish_at(
+            operation,
+            key,
+            path,
+            lambda descriptor: write_buffers(descriptor, pieces, abandoned),
+            metadata={},
+            checksum="",
+            abandoned=abandoned,
+        )
+
+    def _remove(self, upload_id: UploadId) -> None:
+        """Remove the parts, then the upload, then the folder of all uploads if it was the last."""
+        folder = _folder(upload_id)
+        with suppress(FileNotFoundError):
+            with self._folders.opened(folder) as descriptor:
+                for name in os.listdir(descriptor):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=descriptor)
+            self._folders.remove_empty(folder)
+        with suppress(FileNotFoundError):
+            os.unlink(_document(upload_id), dir_fd=self._folders.root)
+        self._folders.remove_empty(UPLOADS_FOLDER)
+
+
+def _folder(upload_id: UploadId) -> bytes:
+    return UPLOADS_FOLDER + b"/" + upload_id.encode()
+
+
+def _document(upload_id: UploadId) -> bytes:
+    return _folder(upload_id) + b".json"

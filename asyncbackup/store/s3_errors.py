@@ -1,0 +1,265 @@
+"""What endpoints and libraries report, translated into the errors of this package.
+
+Endpoints differ in the codes they use, so each decision looks at the error code first and at the
+HTTP status where the code says nothing. Messages from the endpoint are shortened and stripped of
+control characters: they come from outside.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import botocore.exceptions
+import botocore.parsers
+import msgspec
+
+from asyncbackup.errors import (
+    AccessDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    ObjectRefusedError,
+    StoreError,
+    UnsupportedError,
+)
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_session import HtmlAnswer
+
+_MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "NoSuchVersion"}
+_EXISTS = {"PreconditionFailed"}
+_REFUSED = {
+    "EntityTooLarge",
+    "InvalidKeyName",
+    "InvalidObjectName",
+    "InvalidURI",
+    "KeyTooLong",
+    "KeyTooLongError",
+    "MaxMessageLengthExceeded",
+    "MetadataTooLarge",
+    "RequestHeaderSectionTooLarge",
+    "XMinioInvalidObjectName",
+}
+_UNSUPPORTED = {"MethodNotAllowed", "NotImplemented", "UnsupportedOperation", "XNotImplemented"}
+_DENIED: dict[str, str] = {
+    "AccessDenied": "these credentials may not do this; check the bucket's and the user's policy",
+    "AccountProblem": "the account has a problem; ask the provider",
+    "AllAccessDisabled": "access to this bucket is disabled; ask the provider",
+    "ExpiredToken": "the session token has expired; log in again",
+    "ExpiredTokenException": "the session token has expired; log in again",
+    "InvalidAccessKeyId": "the endpoint does not know this access key; check AWS_ACCESS_KEY_ID "
+    "or the profile",
+    "InvalidToken": "the session token is not valid; log in again",
+    "NotSignedUp": "the account is not signed up for S3",
+    "RequestTimeTooSkewed": "the clocks of this machine and of the endpoint differ; set this machine's clock",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY "
+    "or the profile",
+    "TokenRefreshRequired": "the session token has to be renewed; log in again",
+    "UnauthorizedAccess": "these credentials may not do this",
+}
+_TRANSIENT = {
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
+_ADVICE: dict[str, str] = {
+    "InvalidObjectState": "the object is archived; restore it to a readable storage class first",
+    "InvalidStorageClass": "the endpoint does not know this storage class; set storage_class",
+    "QuotaExceeded": "the destination is full",
+    "XMinioStorageFull": "the destination is full",
+}
+_BY_STATUS: dict[int, str] = {
+    401: "AccessDenied",
+    403: "AccessDenied",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    408: "RequestTimeout",
+    412: "PreconditionFailed",
+    413: "EntityTooLarge",
+    414: "KeyTooLong",
+    429: "TooManyRequests",
+    431: "RequestHeaderSectionTooLarge",
+    501: "NotImplemented",
+    503: "ServiceUnavailable",
+    507: "QuotaExceeded",
+}
+MESSAGE_LIMIT = 300
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a request is about, for the message: operation, key (relative or ""), bucket, endpoint."""
+
+    operation: str
+    key: str
+    bucket: str
+    endpoint: str
+
+
+@contextmanager
+def translated(target: Target) -> Iterator[None]:
+    """Whatever the S3 library raises inside leaves as a ``StoreError`` that names its cause."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise translate(error, target) from error
+
+
+def translate(error: Exception, target: Target) -> StoreError:
+    """The error of this package that ``error`` amounts to."""
+    match error:
+        case botocore.exceptions.ClientError():
+            return _answered(error, target)
+        case HtmlAnswer():
+            return _transient(
+                target, f"a web page came instead of an S3 answer: {shorten(str(error))}", "Html"
+            )
+        case botocore.parsers.ResponseParserError():
+            reason = f"the answer is not the XML of S3: {shorten(str(error))}"
+            return _transient(target, reason, "MalformedAnswer")
+        case botocore.exceptions.ParamValidationError():
+            reason = f"not a valid request: {shorten(str(error))}"
+            return ObjectRefusedError(target.operation, target.key, reason, code="ParamValidation")
+        case TimeoutError() | botocore.exceptions.ReadTimeoutError():
+            return _transient(target, f"no answer in time from {target.endpoint}", "Timeout")
+        case _ if _tls_cause(error) is not None:
+            reason = f"TLS to {target.endpoint} failed: {shorten(str(_tls_cause(error)))}"
+            return StoreError(target.operation, target.key, reason, code="Tls")
+        case (
+            botocore.exceptions.EndpointConnectionError()
+            | botocore.exceptions.ConnectTimeoutError()
+            | botocore.exceptions.ProxyConnectionError()
+        ):
+            return _no_connection(error, target)
+        case (
+            botocore.exceptions.HTTPClientError()
+            | botocore.exceptions.ConnectionError()
+            | botocore.exceptions.IncompleteReadError()
+            | aiohttp.ClientError()
+            | OSError()
+        ):
+            reason = f"the connection to {target.endpoint} broke: {shorten(_root(error))}"
+            return _transient(target, reason, "ConnectionBroken")
+        case (
+            botocore.exceptions.NoCredentialsError()
+            | botocore.exceptions.PartialCredentialsError()
+            | botocore.exceptions.CredentialRetrievalError()
+            | botocore.exceptions.TokenRetrievalError()
+            | botocore.exceptions.SSOError()
+        ):
+            reason = f"no usable credentials: {shorten(str(error))}"
+            return AccessDeniedError(target.operation, target.key, reason, code="NoCredentials")
+        case _:
+            reason = f"{type(error).__name__}: {shorten(str(error))}"
+            return StoreError(target.operation, target.key, reason, code=type(error).__name__)
+
+
+def from_code(
+    code: str, message: str, target: Target, *, status: int = 0, retry_after_seconds: float = 0.0
+) -> StoreError:
+    """The error for an S3 error code, as answers and the entries of a DeleteObjects answer carry it."""
+    if code.isdigit() or not code:
+        code = _BY_STATUS.get(status or int(code or 0), code)
+    operation, key = target.operation, target.key
+    said = f"{code}: {shorten(message)}" if message else code
+    if code in _DENIED:
+        return AccessDeniedError(operation, key, f"{_DENIED[code]} ({said})", code=code)
+    if code == "NoSuchBucket":
+        reason = f"the bucket {target.bucket!r} does not exist at {target.endpoint}"
+        return StoreError(operation, key, reason, code=code)
+    if code in _MISSING:
+        return ObjectMissingError(operation, key, f"there is no such object ({said})", code=code)
+    if code in _EXISTS:
+        return ObjectExistsError(operation, key, f"the condition does not hold ({said})", code=code)
+    if code in _REFUSED:
+        return ObjectRefusedError(operation, key, f"the endpoint refuses the object ({said})", code=code)
+    if code in _UNSUPPORTED:
+        return UnsupportedError(operation, key, f"the endpoint does not do this ({said})", code=code)
+    if code in _TRANSIENT or status >= 500:
+        return TransientError(
+            operation, key, said or f"HTTP {status}", code=code, retry_after_seconds=retry_after_seconds
+        )
+    if 300 <= status < 400:
+        reason = (
+            f"the endpoint redirects elsewhere ({said}); set endpoint_url and region to where the bucket is"
+        )
+        return StoreError(operation, key, reason, code=code or str(status))
+    advice = f"{_ADVICE[code]} " if code in _ADVICE else ""
+    return StoreError(operation, key, f"{advice}({said})" if advice else said, code=code)
+
+
+def shorten(text: str) -> str:
+    """Text from outside, on one line, printable and of bounded length."""
+    line = " ".join(text.split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= MESSAGE_LIMIT else line[:MESSAGE_LIMIT] + "…"
+
+
+def _answered(error: botocore.exceptions.ClientError, target: Target) -> StoreError:
+    response: Mapping[str, Any] = error.response
+    details = response.get("Error", {})
+    metadata = response.get("ResponseMetadata", {})
+    return from_code(
+        str(details.get("Code", "")),
+        str(details.get("Message", "")),
+        target,
+        status=int(metadata.get("HTTPStatusCode", 0)),
+        retry_after_seconds=retry_after(metadata.get("HTTPHeaders", {})),
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a Retry-After header asks for; 0 without one, or for one that gives a date."""
+    try:
+        return max(0.0, float(headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _transient(target: Target, reason: str, code: str) -> TransientError:
+    return TransientError(target.operation, target.key, reason, code=code)
+
+
+def _no_connection(error: Exception, target: Target) -> TransientError:
+    return TransientError(
+        target.operation,
+        target.key,
+        f"no connection to {target.endpoint}: {shorten(_root(error))}",
+        code="Unreachable",
+        unreachable=True,
+    )
+
+
+def _tls_cause(error: Exception) -> BaseException | None:
+    """The certificate or protocol error behind ``error``; such a failure does not pass by itself."""
+    if isinstance(error, botocore.exceptions.SSLError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _root(error: Exception) -> str:
+    """The text of the innermost cause: "Connection refused" rather than what wraps it."""
+    cause: BaseException = error
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,125 @@
+"""Whole objects beside the hot path: head, copy, delete, and writes that must not overwrite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncbackup.errors import ObjectMissingError, StoreError, UnsupportedError
+from asyncbackup.store.base import ObjectInfo, PutResult
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_errors import from_code, translated
+from asyncbackup.store.s3_transport import check_write, object_info
+
+if TYPE_CHECKING:
+    from asyncbackup.store.s3_bucket import S3Bucket
+    from asyncbackup.store.s3_requests import Deadline, S3Requests
+
+DELETE_BATCH = 1000
+"""DeleteObjects takes no more."""
+COPY_PATIENCE = 10.0
+"""Up to 5 GiB are copied before the answer is complete."""
+
+
+class S3Objects:
+    """The operations of one bucket that are sent for few objects."""
+
+    def __init__(self, bucket: S3Bucket, requests: S3Requests) -> None:
+        self._bucket = bucket
+        self._requests = requests
+        self._deletes_in_batches = True
+        self.keeps_checksums = False
+        """A HeadObject has returned a SHA-256 checksum."""
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Size, checksum and metadata of an object."""
+
+        async def send(_: Deadline) -> ObjectInfo:
+            with translated(self._bucket.target("HeadObject", key)):
+                answer = await self._bucket.client.head_object(
+                    Bucket=self._bucket.name, Key=self._bucket.full(key), ChecksumMode="ENABLED"
+                )
+            check_write("HeadObject", key, answer, expected="")
+            return object_info(key, answer, size=int(answer["ContentLength"]))
+
+        info = await self._requests.run("HeadObject", key, send)
+        self.keeps_checksums = self.keeps_checksums or bool(info.checksum)
+        return info
+
+    async def copy(self, source: str, key: str, metadata: Mapping[str, str]) -> PutResult:
+        """Copy inside the bucket; the copy has ``metadata`` in place of the source's."""
+
+        async def send(_: Deadline) -> PutResult:
+            with translated(self._bucket.target("CopyObject", key)):
+                answer = await self._bucket.client.copy_object(
+                    Bucket=self._bucket.name,
+                    Key=self._bucket.full(key),
+                    CopySource={"Bucket": self._bucket.name, "Key": self._bucket.full(source)},
+                    Metadata=metadata,
+                    MetadataDirective="REPLACE",
+                    ChecksumAlgorithm="SHA256",
+                    **self._bucket.storage_class_option(),
+                )
+            outcome: Mapping[str, Any] = answer.get("CopyObjectResult", {})
+            checksum = check_write("CopyObject", key, outcome, expected="")
+            return PutResult(etag=str(outcome["ETag"]), checksum=checksum)
+
+        return await self._requests.run("CopyObject", key, send, patience=COPY_PATIENCE)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects in batches, or one by one where the endpoint takes no batches."""
+        for start in range(0, len(keys), DELETE_BATCH):
+            batch = keys[start : start + DELETE_BATCH]
+            if self._deletes_in_batches and len(batch) > 1:
+                try:
+                    await self._delete_batch(batch)
+                    continue
+                except UnsupportedError:
+                    self._deletes_in_batches = False
+                except StoreError as error:
+                    if error.code not in ("MalformedXML", "InvalidRequest", "InvalidArgument", "400", "411"):
+                        raise
+                    self._deletes_in_batches = False
+            for key in batch:
+                await self._delete_one(key)
+
+    async def _delete_batch(self, keys: Sequence[str]) -> None:
+        left = list(keys)
+
+        async def send(_: Deadline) -> None:
+            # A batch that was partly done asks again for the rest alone.
+            with translated(self._bucket.target("DeleteObjects", left[0])):
+                answer = await self._bucket.client.delete_objects(
+                    Bucket=self._bucket.name,
+                    Delete={"Objects": [{"Key": self._bucket.full(key)} for key in left], "Quiet": True},
+                )
+            failed = self._failed(answer.get("Errors", ()))
+            left[:] = [key for key in left if key in failed]
+            for error in sorted(failed.values(), key=lambda error: error.retryable):
+                raise error
+
+        await self._requests.run("DeleteObjects", keys[0], send)
+
+    def _failed(self, items: Sequence[Mapping[str, Any]]) -> dict[str, StoreError]:
+        failed: dict[str, StoreError] = {}
+        for item in items:
+            key = self._bucket.location.relative(str(item.get("Key", "")))
+            target = self._bucket.target("DeleteObjects", key or "")
+            error = from_code(str(item.get("Code", "")), str(item.get("Message", "")), target)
+            if key is not None and not isinstance(error, ObjectMissingError):
+                failed[key] = error
+        return failed
+
+    async def _delete_one(self, key: str) -> None:
+        async def send(_: Deadline) -> None:
+            with translated(self._bucket.target("DeleteObject", key)):
+                answer = await self._bucket.client.delete_object(
+                    Bucket=self._bucket.name, Key=self._bucket.full(key)
+                )
+            if answer["ResponseMetadata"]["HTTPStatusCode"] not in (200, 202, 204):
+                reason = "the answer is none of S3's"
+                raise TransientError("DeleteObject", key, reason, code="MalformedAnswer")
+
+        with contextlib.suppress(ObjectMissingError):
+            await self._requests.run("DeleteObject", key, send)

@@ -1,0 +1,152 @@
+"""Reading an object through connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from asyncbackup.errors import StoreError
+from asyncbackup.store.base import ObjectInfo
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.slots import Outcome
+
+if TYPE_CHECKING:
+    from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.s3_transport import Download, Transport
+
+FORGIVEN_BYTES = 8 * 1024 * 1024
+"""After this many bytes without a break, earlier breaks no longer count."""
+SLOWEST_BYTES_PER_SECOND = 1024
+"""A body that comes more slowly, waiting counted and the caller's own time not, counts as broken."""
+
+
+class S3Reader:
+    """An open object, or a range of it. Iterate once; :meth:`aclose` in any case.
+
+    Holds a request slot while a connection is open. After a break it goes on with a further
+    ranged GET, under ``If-Match`` so that two objects are never mixed. Servers that answer a
+    range request with the whole object are understood.
+    """
+
+    def __init__(
+        self, requests: S3Requests, transport: Transport, key: str, *, offset: int, length: int | None
+    ) -> None:
+        self.info = ObjectInfo(key=key, size=-1)
+        self._requests = requests
+        self._transport = transport
+        self._key = key
+        self._position = offset
+        self._end = offset + length if length is not None else -1
+        self._download: Download | None = None
+        self._skip = 0
+        self._breaks = 0
+        self._since_break = 0
+        self._waited_seconds = 0.0
+
+    async def start(self) -> None:
+        """Send the first GET; afterwards ``info`` is known."""
+        await self._connect(if_match="")
+
+    async def aclose(self) -> None:
+        """Drop the connection and give the slot back. Idempotent."""
+        self._disconnect(Outcome.ANSWERED)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self._position < self._end or self._end < 0:
+            try:
+                chunk = await self._receive()
+            except TransientError as error:
+                failure = error
+            else:
+                if chunk:
+                    yield chunk
+                    continue
+                if self._end < 0:
+                    break  # Neither the caller nor the endpoint named a length.
+                missing = self._end - self._position
+                failure = self._broken(f"the body ended {missing} bytes early", "ShortBody")
+            await self._resume(failure)
+        self._disconnect(Outcome.ANSWERED)
+
+    async def _receive(self) -> bytes:
+        """The next bytes that belong to what was asked for; ``b""`` at the end of the body."""
+        while True:
+            chunk = await self._read()
+            if not chunk:
+                return b""
+            if self._skip:
+                dropped = min(self._skip, len(chunk))
+                self._skip -= dropped
+                chunk = chunk[dropped:]
+            if self._end >= 0:
+                # More comes only from a server that ignored the range.
+                chunk = chunk[: self._end - self._position]
+            if chunk:
+                self._position += len(chunk)
+                return chunk
+
+    async def _read(self) -> bytes:
+        assert self._download is not None, "a reader is iterated once, before it is closed"
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        patience = self._requests.timeout_seconds
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await self._download.read()
+        except TimeoutError as error:
+            raise self._broken(f"no byte came for {patience:.0f} s", "Timeout") from error
+        self._waited_seconds += loop.time() - started
+        self._since_break += len(chunk)
+        if self._waited_seconds > patience + self._since_break / SLOWEST_BYTES_PER_SECOND:
+            raise self._broken("the body comes too slowly", "Timeout")
+        return chunk
+
+    async def _resume(self, failure: TransientError) -> None:
+        self._disconnect(Outcome.TROUBLE)
+        if self._since_break >= FORGIVEN_BYTES:
+            self._breaks = 0
+        self._breaks += 1
+        self._since_break, self._waited_seconds = 0, 0.0
+        await self._requests.back_off(failure, self._breaks)
+        await self._connect(if_match=self.info.etag)
+
+    async def _connect(self, *, if_match: str) -> None:
+        offset = self._position
+        length = self._end - offset if self._end >= 0 else None
+
+        async def send(_: Deadline) -> Download:
+            return await self._transport.open(self._key, offset=offset, length=length, if_match=if_match)
+
+        self._download = await self._requests.run("GetObject", self._key, send, keep_slot=True)
+        self._align(self._download, offset, length)
+        if self.info.size < 0:
+            self.info = self._download.info
+
+    def _align(self, download: Download, offset: int, length: int | None) -> None:
+        """Find out which bytes the body has, and how many of them to pass over."""
+        start, total = download.start, download.info.size
+        if start < 0:
+            # "200 OK" to a range: most send the whole object, some the right part of it.
+            if offset and length is not None and download.length == length:
+                start = offset
+            else:
+                start, total = 0, download.length
+        if start not in (0, offset):
+            reason = f"the endpoint sent bytes from {start} on where {offset} was asked for"
+            raise StoreError("GetObject", self._key, reason, code="WrongRange")
+        if total >= 0:
+            if offset > total or (length is not None and offset + length > total):
+                reason = f"bytes up to {offset + (length or 0)} were asked for, the object has {total}"
+                raise StoreError("GetObject", self._key, reason, code="InvalidRange")
+            self._end = offset + length if length is not None else total
+        self._skip = offset - start
+
+    def _disconnect(self, outcome: Outcome) -> None:
+        download, self._download = self._download, None
+        if download is not None:
+            download.close()
+            self._requests.slots.release(outcome)
+
+    def _broken(self, reason: str, code: str) -> TransientError:
+        return TransientError("GetObject", self._key, reason, code=code)

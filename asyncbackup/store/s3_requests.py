@@ -1,0 +1,139 @@
+"""Every request to an endpoint passes here: its slot, its deadline, its retries, its count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from asyncbackup.errors import StoreError
+from asyncbackup.store.retry import Clock, RetryPolicy, SystemClock, TransientError
+from asyncbackup.store.slots import Outcome, RequestSlots
+
+if TYPE_CHECKING:
+    from asyncbackup.model import RequestCounts
+
+T = TypeVar("T")
+
+SLOWEST_BYTES_PER_SECOND = 64 * 1024
+"""A request gets its time-out and the time that its body takes at this rate."""
+BUFFERED_BYTES = 4 * 1024 * 1024
+"""What the kernel may have taken of a body without having sent it (Linux: ``tcp_wmem``)."""
+
+
+class Deadline:
+    """The end of one request's patience. Moves on with every piece of a body that the socket takes."""
+
+    __slots__ = ("_seconds", "_timeout")
+
+    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
+        self._timeout = timeout
+        self._seconds = seconds
+
+    def progress(self) -> None:
+        """Something moved: a slow line is not a dead one."""
+        if not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+
+class S3Requests:
+    """Sends requests, each in a slot and under a deadline, and sends them again by the one policy.
+
+    A request is signed after its slot was taken, so signatures do not grow old in a queue, and
+    no slot is held while a request waits to be sent again. ``counts`` are requests sent, by
+    operation; ``retries`` those that were not the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: RequestSlots,
+        policy: RetryPolicy,
+        timeout_seconds: float,
+        clock: Clock | None = None,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        self.slots = slots
+        self.counts: RequestCounts = Counter()
+        self.retries = 0
+        self.timeout_seconds = timeout_seconds
+        self._policy = policy
+        self._clock = clock or SystemClock()
+        self._on_retry = on_retry
+        self._contacted = False
+
+    async def run(
+        self,
+        operation: str,
+        key: str,
+        send: Callable[[Deadline], Awaitable[T]],
+        *,
+        size: int = 0,
+        patience: float = 1.0,
+        keep_slot: bool = False,
+    ) -> T:
+        """What ``send`` returns, called once an attempt.
+
+        ``size`` is the body's length in bytes, ``patience`` a factor on the time-out for
+        operations that take long at the endpoint. With ``keep_slot`` the slot still belongs
+        to the caller when this returns. Raises what ``send`` raises; a ``TransientError``
+        only after the last attempt.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(operation, key, send, size, patience, keep_slot)
+            except TransientError as error:
+                failure = error
+            await self.back_off(failure, attempt)
+
+    async def back_off(self, error: TransientError, attempt: int) -> None:
+        """Wait as long as the policy says after failed attempt number ``attempt``, or raise ``error``."""
+        allowed = self._policy.attempts_for(error, contacted=self._contacted)
+        if attempt >= allowed:
+            raise error.given_up(attempt) from error
+        delay = self._policy.delay(attempt, retry_after_seconds=error.retry_after_seconds)
+        if self._on_retry is not None:
+            self._on_retry(f"{error}; attempt {attempt + 1} of {allowed} in {delay:.1f} s")
+        self.retries += 1
+        await self._clock.sleep(delay)
+
+    async def _attempt(
+        self,
+        operation: str,
+        key: str,
+        send: Callable[[Deadline], Awaitable[T]],
+        size: int,
+        patience: float,
+        keep_slot: bool,
+    ) -> T:
+        seconds = self.timeout_seconds * patience + min(size, BUFFERED_BYTES) / SLOWEST_BYTES_PER_SECOND
+        await self.slots.acquire()
+        outcome, kept = Outcome.UNKNOWN, False
+        try:
+            self.counts[operation] += 1
+            try:
+                async with asyncio.timeout(seconds) as timeout:
+                    result = await send(Deadline(timeout, seconds))
+            except TimeoutError as error:
+                reason = f"no answer for {seconds:.0f} s"
+                raise TransientError(operation, key, reason, code="Timeout") from error
+            outcome = Outcome.ANSWERED
+            self._contacted = True
+            kept = keep_slot
+            return result
+        except TransientError as error:
+            outcome = Outcome.TROUBLE
+            self._contacted = self._contacted or not error.unreachable
+            if error.retry_after_seconds:
+                self.slots.pause(min(error.retry_after_seconds, self._policy.retry_after_cap_seconds))
+            raise
+        except StoreError:
+            outcome = Outcome.ANSWERED
+            self._contacted = True
+            raise
+        finally:
+            if not kept:
+                self.slots.release(outcome)

@@ -1,0 +1,171 @@
+"""The S3 client: one aiobotocore client, set up so that it does what it is told and no more."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import botocore.auth
+import botocore.exceptions
+import botocore.handlers
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+
+from asyncbackup.errors import AccessDeniedError, ConfigError
+from asyncbackup.store.body import BodyStream
+from asyncbackup.store.s3_location import check_endpoint
+
+if TYPE_CHECKING:
+    import aiohttp
+    from types_aiobotocore_s3 import S3Client
+
+    from asyncbackup.config import S3Settings
+
+_SIGNER = "asyncbackup-s3v4"
+_NEVER_SECONDS = 24 * 3600.0
+"""Time-outs are ours (``s3_requests.py``); the library's would cut long uploads short."""
+CONNECT_SECONDS = 10.0
+
+
+class HtmlAnswer(Exception):  # noqa: N818 - an observation, turned into an error where it is caught
+    """A page for people came where an S3 answer was expected."""
+
+
+@asynccontextmanager
+async def open_client(settings: S3Settings, *, concurrency: int) -> AsyncIterator[S3Client]:
+    """A client with its own connection pool of ``concurrency`` connections.
+
+    Raises ``ConfigError`` for an endpoint, profile or region that cannot be, and
+    ``AccessDeniedError`` where no credentials are found.
+    """
+    _keep_secrets_out_of_logs()
+    session = AioSession(profile=settings.profile or None)
+    try:
+        credentials = await session.get_credentials()
+        if credentials is None:
+            raise AccessDeniedError("Credentials", "", _NO_CREDENTIALS, code="NoCredentials")
+        client_context: Any = session.create_client(
+            "s3",
+            region_name=_region(session, settings),
+            endpoint_url=settings.endpoint_url or None,
+            config=_client_config(settings, concurrency=concurrency),
+        )
+        client = await client_context.__aenter__()
+    except botocore.exceptions.ProfileNotFound as error:
+        raise ConfigError(f"[s3] profile = {settings.profile!r} is not in the AWS configuration") from error
+    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.CredentialRetrievalError) as error:
+        raise AccessDeniedError("Credentials", "", _NO_CREDENTIALS, code="NoCredentials") from error
+    except (ValueError, botocore.exceptions.BotoCoreError) as error:
+        raise ConfigError(f"the S3 client cannot be set up: {error}") from error
+    try:
+        check_endpoint(client.meta.endpoint_url, settings)
+        _register_handlers(client)
+        yield client
+    finally:
+        await client_context.__aexit__(None, None, None)
+
+
+_NO_CREDENTIALS = (
+    "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "or name a profile in [s3]"
+)
+
+
+def _region(session: AioSession, settings: S3Settings) -> str | None:
+    if settings.region:
+        return settings.region
+    configured: str | None = session.get_config_variable("region")
+    # Endpoints other than AWS want some region in the signature, and nearly all take this one.
+    return configured or ("us-east-1" if settings.endpoint_url else None)
+
+
+def _client_config(settings: S3Settings, *, concurrency: int) -> AioConfig:
+    style = settings.addressing_style
+    if style == "auto":
+        style = "path" if settings.endpoint_url else "virtual"
+    return AioConfig(
+        s3={"addressing_style": style},
+        max_pool_connections=concurrency,
+        connect_timeout=min(CONNECT_SECONDS, settings.timeout_seconds),
+        read_timeout=_NEVER_SECONDS,
+        retries={"total_max_attempts": 1},
+        # The default sends a trailer that several servers refuse and two store as data.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        parameter_validation=True,
+        warm_up_loader_caches=True,
+        http_session_cls=_OwnHostSession,
+    )
+
+
+def _register_handlers(client: S3Client) -> None:
+    events: Any = client.meta.events
+    # While aiohttp waits for "100 Continue" no read time-out applies.
+    events.unregister("before-call.s3", botocore.handlers.add_expect_header)
+    events.register_first("choose-signer.s3", _choose_signer)
+    events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    events.register_first("before-parse.s3", _refuse_html)
+
+
+class _OwnHostSession(AIOHTTPSession):
+    """Follows no redirect: aiohttp would send the signed headers and the body to another host."""
+
+    async def _get_session(self, proxy_url: str | None) -> _NoRedirects:
+        return _NoRedirects(await super()._get_session(proxy_url))  # type: ignore[misc]
+
+
+class _NoRedirects:
+    __slots__ = ("_session",)
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **options)
+
+
+class _KnownDigestAuth(botocore.auth.S3SigV4Auth):
+    """Signs the digest that the body brings along instead of reading the body once more."""
+
+    def payload(self, request: Any) -> str:
+        body = request.body
+        if isinstance(body, BodyStream):
+            return body.sha256.hex()
+        digest: str = super().payload(request)
+        return digest
+
+
+botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _KnownDigestAuth
+
+
+def _choose_signer(signature_version: object, **_: object) -> str | None:
+    return _SIGNER if signature_version in ("s3v4", "v4") else None
+
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    # Some servers demand it still; botocore sends a CRC32 alone.
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _refuse_html(response_dict: dict[str, Any], **_: object) -> None:
+    """A captive portal's page parses as an S3 answer that says nothing: an empty listing, a finished PUT."""
+    body = response_dict["body"]
+    if response_dict["status_code"] >= 300 or not isinstance(body, bytes):
+        return
+    start = body[:200].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise HtmlAnswer(body[:200].decode("ascii", "replace"))
+
+
+def _keep_secrets_out_of_logs() -> None:
+    # At DEBUG these log every header: session tokens, signatures, the strings that were signed.
+    for name in ("botocore", "aiobotocore", "aiohttp"):
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() < logging.INFO:
+            logger.setLevel(logging.INFO)

@@ -1,0 +1,201 @@
+"""The hot operations of S3, one attempt each: PutObject, UploadPart, GetObject.
+
+:class:`Transport` is what ``S3Store`` needs of them, so that how their bytes travel can be
+replaced as a whole. Slots, deadlines, retries and counting lie above it, in ``s3_requests.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asyncbackup.store.base import Body, ObjectInfo, PartReceipt, PutResult, UploadId
+from asyncbackup.store.body import BodyStream, body_size
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_errors import translated
+
+if TYPE_CHECKING:
+    from asyncbackup.store.s3_bucket import S3Bucket
+
+READ_BYTES = 256 * 1024
+Progress = Callable[[], None]
+
+
+class Download(Protocol):
+    """The answer to one GetObject, while its body is still on the way."""
+
+    info: ObjectInfo
+    """Size is that of the whole object where the answer tells it, else -1."""
+    start: int
+    """Where in the object the body begins; -1 where only the body's length can tell."""
+    length: int
+    """Bytes that the body announces; -1 where it does not."""
+
+    async def read(self) -> bytes:
+        """The next bytes; ``b""`` at the end. Raises ``TransientError`` when the connection breaks."""
+
+    def close(self) -> None:
+        """Drop the connection unless the body was read to its end."""
+
+
+class Transport(Protocol):
+    """One attempt at each hot operation. Keys are relative to the destination.
+
+    Raises only ``StoreError`` and its children, ``TransientError`` among them.
+    """
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        sha256: bytes,
+        metadata: Mapping[str, str],
+        only_if_absent: bool,
+        progress: Progress,
+    ) -> PutResult:
+        """Write an object whole."""
+
+    async def upload_part(
+        self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
+    ) -> PartReceipt:
+        """Send one part."""
+
+    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+        """Begin to read an object, or a range of it, optionally only while its ETag is ``if_match``."""
+
+
+class BotoTransport:
+    """The hot operations through aiobotocore."""
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        sha256: bytes,
+        metadata: Mapping[str, str],
+        only_if_absent: bool,
+        progress: Progress,
+    ) -> PutResult:
+        checksum = base64.b64encode(sha256).decode()
+        options: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
+        with translated(self._bucket.target("PutObject", key)):
+            answer = await self._bucket.client.put_object(
+                Bucket=self._bucket.name,
+                Key=self._bucket.full(key),
+                Body=_sendable(body, sha256, progress),
+                Metadata=metadata,
+                ChecksumSHA256=checksum,
+                **self._bucket.storage_class_option(),
+                **options,
+            )
+        returned = check_write("PutObject", key, answer, expected=checksum)
+        return PutResult(etag=answer["ETag"], checksum=returned)
+
+    async def upload_part(
+        self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
+    ) -> PartReceipt:
+        checksum = base64.b64encode(sha256).decode()
+        with translated(self._bucket.target("UploadPart", key)):
+            answer = await self._bucket.client.upload_part(
+                Bucket=self._bucket.name,
+                Key=self._bucket.full(key),
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=_sendable(body, sha256, progress),
+                ChecksumSHA256=checksum,
+            )
+        check_write("UploadPart", key, answer, expected=checksum)
+        return PartReceipt(number=number, size=body_size(body), etag=answer["ETag"], sha256=sha256)
+
+    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+        options: dict[str, Any] = {}
+        if offset or length is not None:
+            options["Range"] = f"bytes={offset}-" + (str(offset + length - 1) if length is not None else "")
+        if if_match:
+            options["IfMatch"] = if_match
+        with translated(self._bucket.target("GetObject", key)):
+            answer = await self._bucket.client.get_object(
+                Bucket=self._bucket.name, Key=self._bucket.full(key), ChecksumMode="ENABLED", **options
+            )
+        download = _BotoDownload(self._bucket, key, answer, ranged=bool(options.get("Range")))
+        if not answer.get("ETag"):
+            download.close()
+            raise TransientError(
+                "GetObject", key, "the answer has no ETag; is this S3?", code="MalformedAnswer"
+            )
+        return download
+
+
+class _BotoDownload:
+    def __init__(self, bucket: S3Bucket, key: str, answer: Any, *, ranged: bool) -> None:
+        self._body = answer["Body"]
+        self._target = bucket.target("GetObject", key)
+        self.length = int(answer["ContentLength"]) if "ContentLength" in answer else -1
+        self.start, total = _parse_content_range(answer.get("ContentRange", ""))
+        if self.start < 0 and not ranged:
+            self.start, total = 0, self.length
+        self.info = object_info(key, answer, size=total)
+
+    async def read(self) -> bytes:
+        with translated(self._target):
+            chunk: bytes = await self._body.read(READ_BYTES)
+            return chunk
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _sendable(body: Body, sha256: bytes, progress: Progress) -> Any:
+    # An empty stream would make aiohttp wait for a first piece; plain b"" goes out with the headers.
+    stream = BodyStream(body, sha256=sha256, progress=progress)
+    return stream if len(stream) else b""
+
+
+def check_write(operation: str, key: str, answer: Mapping[str, Any], *, expected: str) -> str:
+    """The checksum that a write's answer returned, ``""`` for none.
+
+    Raises ``TransientError`` for an answer that no S3 server gives to a write (a portal's
+    "200 OK" has no ETag) and for a checksum of other bytes.
+    """
+    if not answer.get("ETag"):
+        raise TransientError(operation, key, "the answer has no ETag; is this S3?", code="MalformedAnswer")
+    returned = str(answer.get("ChecksumSHA256", ""))
+    if returned and expected and returned != expected:
+        reason = f"the endpoint stored other bytes (its SHA-256 is {returned}, ours {expected})"
+        raise TransientError(operation, key, reason, code="BadDigest")
+    return returned
+
+
+def object_info(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
+    """What the headers of a HeadObject or GetObject answer tell."""
+    return ObjectInfo(
+        key=key,
+        size=size,
+        modified_ns=time_ns(answer.get("LastModified")),
+        etag=str(answer.get("ETag", "")),
+        checksum=str(answer.get("ChecksumSHA256", "")),
+        storage_class=str(answer.get("StorageClass", "")),
+        metadata=dict(answer.get("Metadata", {})),
+    )
+
+
+def time_ns(moment: datetime | None) -> int:
+    """Nanoseconds since 1970; 0 where the endpoint gave no time."""
+    return int(moment.timestamp() * 1_000_000) * 1000 if moment is not None else 0
+
+
+def _parse_content_range(text: str) -> tuple[int, int]:
+    """``(start, total)`` of ``bytes START-END/TOTAL``; -1 for what it does not say."""
+    unit, _, rest = text.partition(" ")
+    span, _, total = rest.partition("/")
+    start, _, _ = span.partition("-")
+    if unit != "bytes" or not start.isdigit():
+        return -1, -1
+    return int(start), int(total) if total.isdigit() else -1

@@ -1,0 +1,198 @@
+"""Multipart uploads: begun, listed, completed, given up."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncbackup.errors import ObjectMissingError, StoreError
+from asyncbackup.store.base import ObjectInfo, PartReceipt, PutResult, UploadId
+from asyncbackup.store.checksums import composite_checksum
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_errors import translated
+from asyncbackup.store.s3_transport import check_write
+
+if TYPE_CHECKING:
+    from asyncbackup.store.s3_bucket import S3Bucket
+    from asyncbackup.store.s3_objects import S3Objects
+    from asyncbackup.store.s3_requests import Deadline, S3Requests
+
+COMPLETE_PATIENCE = 5.0
+"""Completing thousands of parts takes an endpoint minutes."""
+
+_CHECKSUM_OPTIONS: tuple[dict[str, str], ...] = (
+    {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"},
+    {"ChecksumAlgorithm": "SHA256"},
+    {},
+)
+_REFUSES_OPTION = {
+    "InvalidArgument",
+    "InvalidRequest",
+    "NotImplemented",
+    "XNotImplemented",
+    "MalformedXML",
+    "400",
+}
+
+
+class S3Uploads:
+    """The multipart operations of one bucket. See :class:`~asyncbackup.store.base.Store`."""
+
+    def __init__(self, bucket: S3Bucket, requests: S3Requests, objects: S3Objects) -> None:
+        self._bucket = bucket
+        self._requests = requests
+        self._objects = objects
+        self._options = 0
+        """Index of the checksum options that this endpoint was last seen to accept."""
+        self._plain: set[str] = set()
+        """Uploads that are known to keep no checksums of their parts."""
+
+    async def create(self, key: str, metadata: Mapping[str, str]) -> UploadId:
+        """Begin an upload, with checksums where the endpoint takes them."""
+        while True:
+            options: dict[str, Any] = dict(_CHECKSUM_OPTIONS[self._options])
+            try:
+                answer = await self._create(key, metadata, options)
+            except StoreError as error:
+                if not options or error.code not in _REFUSES_OPTION:
+                    raise
+                self._options += 1
+                continue
+            upload_id = UploadId(answer["UploadId"])
+            if not options:
+                self._plain.add(upload_id)
+            return upload_id
+
+    async def _create(
+        self, key: str, metadata: Mapping[str, str], options: dict[str, Any]
+    ) -> Mapping[str, Any]:
+        async def send(_: Deadline) -> Mapping[str, Any]:
+            with translated(self._bucket.target("CreateMultipartUpload", key)):
+                answer = await self._bucket.client.create_multipart_upload(
+                    Bucket=self._bucket.name,
+                    Key=self._bucket.full(key),
+                    Metadata=metadata,
+                    **self._bucket.storage_class_option(),
+                    **options,
+                )
+            if not answer.get("UploadId"):
+                reason = "the answer has no UploadId; is this S3?"
+                raise TransientError("CreateMultipartUpload", key, reason, code="MalformedAnswer")
+            return answer
+
+        return await self._requests.run("CreateMultipartUpload", key, send)
+
+    async def list_parts(self, key: str, upload_id: UploadId) -> list[PartReceipt]:
+        """All parts that the endpoint holds, by number."""
+        parts: list[PartReceipt] = []
+        marker = 0
+        while True:
+            answer = await self._list_parts(key, upload_id, marker)
+            parts.extend(_receipt(item) for item in answer.get("Parts", ()))
+            if not answer.get("IsTruncated"):
+                break
+            following = int(answer.get("NextPartNumberMarker", 0))
+            if following <= marker:
+                reason = "the listing of parts does not move on"
+                raise StoreError("ListParts", key, reason, code="ListingLoop")
+            marker = following
+        if parts and not any(part.sha256 for part in parts):
+            self._plain.add(upload_id)
+        return sorted(parts, key=lambda part: part.number)
+
+    async def _list_parts(self, key: str, upload_id: UploadId, marker: int) -> Mapping[str, Any]:
+        async def send(_: Deadline) -> Mapping[str, Any]:
+            options: dict[str, Any] = {"PartNumberMarker": marker} if marker else {}
+            with translated(self._bucket.target("ListParts", key)):
+                answer: Mapping[str, Any] = await self._bucket.client.list_parts(
+                    Bucket=self._bucket.name, Key=self._bucket.full(key), UploadId=upload_id, **options
+                )
+            if "UploadId" not in answer and "IsTruncated" not in answer:
+                reason = "the answer is no list of parts; is this S3?"
+                raise TransientError("ListParts", key, reason, code="MalformedAnswer")
+            return answer
+
+        return await self._requests.run("ListParts", key, send)
+
+    async def complete(self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]) -> PutResult:
+        """Make the object. A Complete that was applied but not answered is recognised by what it made."""
+        composite = composite_checksum(part.sha256 for part in parts) if all(p.sha256 for p in parts) else ""
+        try:
+            answer = await self._complete(key, upload_id, parts, composite)
+        except ObjectMissingError as error:
+            made = await self._made(key, parts, composite)
+            if made is None:
+                raise error
+            result = PutResult(etag=made.etag, checksum=made.checksum)
+        else:
+            result = PutResult(etag=answer["ETag"], checksum=_composite(answer, len(parts)))
+        self._plain.discard(upload_id)
+        return result
+
+    async def _complete(
+        self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt], composite: str
+    ) -> Mapping[str, Any]:
+        with_checksums = bool(composite) and upload_id not in self._plain
+
+        async def send(_: Deadline) -> Mapping[str, Any]:
+            with translated(self._bucket.target("CompleteMultipartUpload", key)):
+                answer = await self._bucket.client.complete_multipart_upload(
+                    Bucket=self._bucket.name,
+                    Key=self._bucket.full(key),
+                    UploadId=upload_id,
+                    MultipartUpload={"Parts": [_completed(part, with_checksums) for part in parts]},
+                )
+            returned = _composite(answer, len(parts))
+            check_write("CompleteMultipartUpload", key, answer, expected=composite if returned else "")
+            return answer
+
+        return await self._requests.run("CompleteMultipartUpload", key, send, patience=COMPLETE_PATIENCE)
+
+    async def _made(self, key: str, parts: Sequence[PartReceipt], composite: str) -> ObjectInfo | None:
+        """The object, if it is what these parts make; an unknown upload may be one that was completed."""
+        try:
+            info = await self._objects.head(key)
+        except ObjectMissingError:
+            return None
+        if info.size != sum(part.size for part in parts):
+            return None
+        if "-" in info.checksum and composite and info.checksum != composite:
+            return None
+        return info
+
+    async def abort(self, key: str, upload_id: UploadId) -> None:
+        """Give an upload up; one that is unknown is gone already."""
+
+        async def send(_: Deadline) -> None:
+            with translated(self._bucket.target("AbortMultipartUpload", key)):
+                await self._bucket.client.abort_multipart_upload(
+                    Bucket=self._bucket.name, Key=self._bucket.full(key), UploadId=upload_id
+                )
+
+        with contextlib.suppress(ObjectMissingError):
+            await self._requests.run("AbortMultipartUpload", key, send)
+        self._plain.discard(upload_id)
+
+
+def _completed(part: PartReceipt, with_checksum: bool) -> Any:
+    completed: dict[str, Any] = {"PartNumber": part.number, "ETag": part.etag}
+    if with_checksum:
+        completed["ChecksumSHA256"] = base64.b64encode(part.sha256).decode()
+    return completed
+
+
+def _composite(answer: Mapping[str, Any], count: int) -> str:
+    """The composite checksum of an answer. Some endpoints leave out the ``-N``."""
+    checksum = str(answer.get("ChecksumSHA256", ""))
+    return checksum if not checksum or "-" in checksum else f"{checksum}-{count}"
+
+
+def _receipt(item: Mapping[str, Any]) -> PartReceipt:
+    return PartReceipt(
+        number=int(item["PartNumber"]),
+        size=int(item.get("Size", 0)),
+        etag=str(item.get("ETag", "")),
+        sha256=base64.b64decode(item.get("ChecksumSHA256", "")),
+    )
