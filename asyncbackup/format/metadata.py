@@ -43,7 +43,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class ObjectDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What an object's key, size and metadata tell of its entry.
 
-    ``first_name`` is the path whose content this name shares, if the object is
+    ``first_path`` is the path whose content this name shares, if the object is
     an empty stand-in; ``omitted`` names the fields that had no room;
     ``described`` is false for an object that carries no ``mode``, whose entry
     is then a guess from the key.
@@ -52,18 +52,18 @@ class ObjectDescription(msgspec.Struct, frozen=True, kw_only=True):
     entry: Entry
     encrypted: bool
     described: bool
-    first_name: bytes = b""
+    first_path: bytes = b""
     omitted: tuple[str, ...] = ()
 
 
 def encode_metadata(
-    entry: Entry, *, original_size: int | None, long_path: bool, first_name: bytes = b""
+    entry: Entry, *, original_size: int | None, long_path: bool, first_path: bytes = b""
 ) -> dict[str, str]:
     """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together.
 
     ``original_size`` is the content's size for a sealed object and ``None``
     for a plain one, ``long_path`` whether the key is a ``long/`` one.
-    ``first_name`` makes the object the empty stand-in of a further name of
+    ``first_path`` makes the object the empty stand-in of a further name of
     that path's content. What has no room is left out, from the end of this
     order: path, target, hardlink, links, owner, group, ctime, xattr.
     """
@@ -74,20 +74,20 @@ def encode_metadata(
         "gid": str(entry.gid),
     }
     if entry.kind is Kind.FILE:
-        if first_name:
+        if first_path:
             metadata["asyncbackup-size"] = str(entry.size)
         elif original_size is not None:
             metadata["asyncbackup-size"] = str(original_size)
             metadata["asyncbackup-encoding"] = ENCODING
         # In clear beside a sealed object, the digest would tell whether it is some known file.
-        if entry.sha256 and original_size is None and not first_name:
+        if entry.sha256 and original_size is None and not first_path:
             metadata["asyncbackup-sha256"] = entry.sha256.hex()
         if entry.sparse:
             metadata["asyncbackup-sparse"] = "1"
     if entry.nlink != _usual_nlink(entry.kind):
         metadata["asyncbackup-nlink"] = str(entry.nlink)
     owner, group = _quote_text(entry.owner), _quote_text(entry.group)
-    if not (long_path or first_name or entry.target or entry.hardlink or entry.xattrs) and (
+    if not (long_path or first_path or entry.target or entry.hardlink or entry.xattrs) and (
         len(owner) <= _PLAIN_NAME_BYTES and len(group) <= _PLAIN_NAME_BYTES
     ):
         # The common case: nothing here can come near the limit.
@@ -101,7 +101,7 @@ def encode_metadata(
     optional = {
         "path": _quote(entry.path) if long_path else "",
         "target": _quote(entry.target),
-        "hardlink": _quote(first_name),
+        "hardlink": _quote(first_path),
         "links": _quote_text(entry.hardlink),
         "owner": owner,
         "group": group,
@@ -111,9 +111,9 @@ def encode_metadata(
     return _fill(metadata, optional)
 
 
-def long_path_fits(path: bytes) -> bool:
+def long_path_fits(entry: Entry) -> bool:
     """Whether the metadata has room for a long path; if not, an object of its own has to hold it."""
-    return len(_quote(path)) <= MAX_PATH_VALUE_BYTES
+    return len(_quote(entry.path)) <= MAX_PATH_VALUE_BYTES
 
 
 def decode_metadata(
@@ -147,15 +147,15 @@ def _describe(
     path = _path_of(metadata, key, path)
     kind, mode = _kind_and_mode(metadata.get("mode"), key)
     target = _unquote(metadata.get("asyncbackup-target", ""))
-    first_name = _unquote(metadata.get("asyncbackup-hardlink", ""))
+    first_path = _unquote(metadata.get("asyncbackup-hardlink", ""))
     encrypted = "asyncbackup-encoding" in metadata
     size = len(target) if kind is Kind.SYMLINK else 0
     if kind is Kind.FILE:
         size = _content_size(metadata, stored_size, encrypted=encrypted)
-    elif stored_size or encrypted or first_name:
+    elif stored_size or encrypted or first_path:
         raise FormatError(f"a {kind} has no content")
-    if first_name:
-        check_path(first_name)
+    if first_path:
+        check_path(first_path)
     digest = metadata.get("asyncbackup-sha256", "")
     if digest and _SHA256.fullmatch(digest) is None:
         raise FormatError(f"{digest!r} is not a SHA-256")
@@ -182,7 +182,7 @@ def _describe(
         entry=entry,
         encrypted=encrypted,
         described="mode" in metadata,
-        first_name=first_name,
+        first_path=first_path,
         omitted=tuple(omitted.split(",")) if omitted else (),
     )
 
@@ -240,11 +240,11 @@ def _fill(metadata: dict[str, str], optional: dict[str, str]) -> dict[str, str]:
         if not value:
             continue
         name = f"asyncbackup-{field}"
-        limit = min(room, MAX_PATH_VALUE_BYTES + len(name)) if field == "path" else room
-        if len(name) + len(value) > limit:
+        size = len(name) + len(value)
+        if size > room or (field == "path" and len(value) > MAX_PATH_VALUE_BYTES):
             omitted.append(field)
         else:
-            room -= len(name) + len(value)
+            room -= size
             metadata[name] = value
     if omitted:
         metadata["asyncbackup-omitted"] = ",".join(omitted)

@@ -1,0 +1,45 @@
+"""The order of a manifest's lines, and what they add up to; one rule for writer and reader."""
+
+from __future__ import annotations
+
+from asyncbackup.errors import FormatError
+from asyncbackup.format.escape import escape_path
+from asyncbackup.format.keys import check_path
+from asyncbackup.model import Entry, Kind
+
+
+class Tally:
+    """Order and counts of the lines so far, the same for the writer and the reader."""
+
+    __slots__ = ("_folder", "_name", "bytes", "deleted", "entries", "files", "folders", "symlinks")
+
+    def __init__(self) -> None:
+        self._folder = b""
+        self._name: bytes | None = None
+        self.entries = self.deleted = self.files = self.folders = self.symlinks = self.bytes = 0
+
+    def advance(self, path: bytes) -> None:
+        """Take the next path. Raises :class:`FormatError` for a bad one, or one out of order or repeated."""
+        folder, _, name = path.rpartition(b"/")
+        if folder == self._folder:
+            if self._name is not None and name <= self._name:
+                raise FormatError(f"{escape_path(path)!r} is repeated or out of order")
+            # The folder was checked with the entry before; of the root's, there is nothing to check.
+            if name in (b"", b".", b"..") or b"\0" in name:
+                check_path(path)
+        else:
+            check_path(path)
+            if folder < self._folder:
+                raise FormatError(f"{escape_path(path)!r} is out of order")
+            self._folder = folder
+        self._name = name
+
+    def count(self, entry: Entry) -> None:
+        self.entries += 1
+        if entry.kind is Kind.FILE:
+            self.files += 1
+            self.bytes += entry.size
+        elif entry.kind is Kind.FOLDER:
+            self.folders += 1
+        else:
+            self.symlinks += 1
