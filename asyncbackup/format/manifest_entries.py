@@ -10,6 +10,7 @@ import re
 from functools import cache, lru_cache
 
 from asyncbackup.errors import FormatError
+from asyncbackup.format.envelope import sealed_size
 from asyncbackup.format.escape import escape_path, unescape
 from asyncbackup.format.keys import check_path, plain_key
 from asyncbackup.format.manifest_lines import MAX_LINE_BYTES, ExtentLine, FileLine, FolderLine, SymlinkLine
@@ -42,7 +43,11 @@ def line_of_entry(entry: Entry, snapshot: str) -> FileLine | FolderLine | Symlin
     mode = _mode_text(entry.mode)
     if _mode_kind(mode) is not kind:
         raise FormatError(f"{text!r}: mode {mode} is not that of a {kind}")
-    extent = None if entry.extent is None else _extent_line(entry.extent, text, kind, snapshot)
+    extent = None
+    if entry.extent is not None:
+        extent = _extent_line(entry.extent, text, kind, snapshot)
+        if kind is Kind.FILE:
+            _check_length(extent, entry.size)
     xattrs = _xattr_texts(entry.xattrs) if entry.xattrs else None
     owner = escape_text(entry.owner)
     group = escape_text(entry.group)
@@ -115,6 +120,7 @@ def entry_of_line(line: FileLine | FolderLine | SymlinkLine, path: bytes, snapsh
             raise FormatError(f"{line.sha256!r} is not a SHA-256")
         if _mode_kind(line.mode) is not kind:
             raise FormatError(f"mode {line.mode} is not that of a file")
+        _check_length(line.extent, line.size)
         return Entry(
             path=path,
             kind=kind,
@@ -200,6 +206,15 @@ def _extent(line: ExtentLine, text: str, kind: Kind, snapshot: str) -> Extent:
     else:
         key = plain_key(text, kind)
     return Extent(run, key, line.length, line.offset, line.checksum, line.part_size, line.encrypted)
+
+
+def _check_length(extent: ExtentLine, size: int) -> None:
+    """Format 1 stores a file's content whole: as it is, or as one sealed object."""
+    stored = sealed_size(size) if extent.encrypted else size
+    if extent.length != stored or (extent.encrypted and extent.offset):
+        raise FormatError(
+            f"{extent.length} stored bytes from {extent.offset} cannot be a content of {size} bytes"
+        )
 
 
 @lru_cache(maxsize=4096)

@@ -37,6 +37,8 @@ class ManifestHeader(msgspec.Struct, frozen=True, kw_only=True, tag="manifest", 
 
     ``base`` is the run whose snapshot the lines change (``None``: the lines
     are all of the snapshot), ``depth`` the number of manifests below this one.
+    ``requires`` names what a reader has to know beyond the format; there is
+    nothing of that kind yet.
     """
 
     format: int = FORMAT
@@ -49,6 +51,7 @@ class ManifestHeader(msgspec.Struct, frozen=True, kw_only=True, tag="manifest", 
     software: str = ""
     base: str | None = None
     depth: int = 0
+    requires: tuple[str, ...] = ()
 
 
 class ManifestTrailer(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +142,12 @@ Line: TypeAlias = FileLine | FolderLine | SymlinkLine | DeletedLine | FailedLine
 
 
 def check_header(header: ManifestHeader) -> None:
-    """Raises :class:`FormatError` unless the header names runs and a bounded, strictly older base."""
+    """Raises :class:`FormatError` unless the header names runs and a bounded, strictly older base,
+    and requires nothing that is not known here."""
+    if header.requires:
+        raise FormatError(
+            f"{header.snapshot} requires {', '.join(header.requires)}; a newer asyncbackup is needed"
+        )
     if not is_run_id(header.snapshot):
         raise FormatError(f"{header.snapshot!r} is not a run id")
     if header.base is None:
