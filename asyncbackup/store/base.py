@@ -94,6 +94,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     keeps_checksums: bool = False
     keeps_metadata: bool = True
+    keeps_folders: bool = True
+    """A key that ends in ``/`` is an object beside the keys that begin with it. Where this is
+    ``False``, ``put`` of such a key is a success that writes nothing."""
     server_side_copy: bool = True
     conditional_writes: bool = False
 

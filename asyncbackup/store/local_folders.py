@@ -30,7 +30,7 @@ class Folders:
 
     @contextmanager
     def opened(self, folder: bytes, *, make: bool = False) -> Iterator[int]:
-        """A descriptor of ``folder`` (``b""``: the destination), made with its parents if asked for."""
+        """A descriptor of ``folder`` (``b""``: the root), made with its parents if wanted."""
         if make:
             self._make(folder)
         descriptor = self._open(folder)

@@ -92,7 +92,10 @@ class S3Store:
     @property
     def capabilities(self) -> Capabilities:
         """What was seen so far: checksums count as kept once a HEAD has returned one."""
-        return Capabilities(keeps_checksums=self._objects.keeps_checksums)
+        return Capabilities(
+            keeps_checksums=self._objects.keeps_checksums,
+            keeps_folders=self._objects.keeps_folders is not False,
+        )
 
     @property
     def requests(self) -> RequestCounts:
@@ -112,6 +115,8 @@ class S3Store:
         metadata: Mapping[str, str] | None = None,
         if_absent: bool = False,
     ) -> PutResult:
+        if key.endswith("/") and not await self._objects.can_keep_folders():
+            return PutResult()
         try:
             return await self._put(key, body, sha256, metadata or {}, only_if_absent=if_absent)
         except UnsupportedError:

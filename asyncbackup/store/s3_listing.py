@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from asyncbackup.errors import StoreError
+from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import ObjectInfo, UploadId, UploadInfo
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LIST_OBJECTS = "ListObjectsV2"
 LIST_UPLOADS = "ListMultipartUploads"
+_LISTING_FIELDS = {"IsTruncated", "MaxKeys", "MaxUploads", "Name", "Bucket"}
 
 
 async def list_objects(
@@ -45,7 +46,10 @@ async def list_uploads(
     seen: set[str] = set()
     marker: tuple[str, str] = ("", "")
     while True:
-        answer = await _page(bucket, requests, LIST_UPLOADS, prefix, _uploads_call, marker)
+        try:
+            answer = await _page(bucket, requests, LIST_UPLOADS, prefix, _uploads_call, marker)
+        except ObjectMissingError:
+            return  # What some servers say where there is no upload at all.
         decode = unquote_plus if answer.get("EncodingType") == "url" else str
         page = []
         for item in answer.get("Uploads", ()):
@@ -69,7 +73,7 @@ async def _page(
         with translated(bucket.target(operation, prefix)):
             answer: Mapping[str, Any] = await call(bucket, bucket.full(prefix), marker)
         # An empty or foreign document parses as a listing of nothing.
-        if "IsTruncated" not in answer and "MaxKeys" not in answer and "Name" not in answer:
+        if not _LISTING_FIELDS.intersection(answer):
             reason = "the answer is no listing; is this S3?"
             raise TransientError(operation, prefix, reason, code="MalformedAnswer")
         return answer

@@ -39,6 +39,12 @@ def s3_location(url: str) -> S3Location:
     return S3Location(bucket=bucket, prefix=prefix + "/" if prefix else "")
 
 
+def is_aws(endpoint_url: str) -> bool:
+    """Whether the endpoint is one of AWS's own, whose ways are known."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
 def check_endpoint(endpoint_url: str, settings: S3Settings) -> None:
     """Refuse endpoints to which data and signatures would travel readable. Raises ``ConfigError``.
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asyncbackup.errors import ObjectMissingError, StoreError, UnsupportedError
+from asyncbackup.errors import AccessDeniedError, ObjectMissingError, StoreError, UnsupportedError
 from asyncbackup.store.base import ObjectInfo, PutResult
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import from_code, translated
+from asyncbackup.store.s3_location import is_aws
 from asyncbackup.store.s3_transport import check_write, object_info
 
 if TYPE_CHECKING:
     from asyncbackup.store.s3_bucket import S3Bucket
     from asyncbackup.store.s3_requests import Deadline, S3Requests
 
+_log = logging.getLogger(__name__)
+
 DELETE_BATCH = 1000
 """DeleteObjects takes no more."""
+KNOWN_KEY = "asyncbackup.json"
+"""Every destination that is written to holds this object."""
 COPY_PATIENCE = 10.0
 """Up to 5 GiB are copied before the answer is complete."""
 
@@ -31,6 +38,9 @@ class S3Objects:
         self._deletes_in_batches = True
         self.keeps_checksums = False
         """A HeadObject has returned a SHA-256 checksum."""
+        self.keeps_folders = True if is_aws(bucket.client.meta.endpoint_url) else None
+        """Whether keys that end in ``/`` are objects of their own; ``None`` until somebody asked."""
+        self._looking_for_folders = asyncio.Lock()
 
     async def head(self, key: str) -> ObjectInfo:
         """Size, checksum and metadata of an object."""
@@ -46,6 +56,24 @@ class S3Objects:
         info = await self._requests.run("HeadObject", key, send)
         self.keeps_checksums = self.keeps_checksums or bool(info.checksum)
         return info
+
+    async def can_keep_folders(self) -> bool:
+        """Whether keys that end in ``/`` are objects of their own. Looks once, with one HeadObject.
+
+        Servers backed by folders may drop the slash: ``docs/`` becomes a *file* ``docs``, and
+        ``docs/report.pdf`` can no longer be written, or is hidden. Such a server takes
+        ``asyncbackup.json/`` for ``asyncbackup.json``.
+        """
+        async with self._looking_for_folders:
+            if self.keeps_folders is None:
+                try:
+                    await self.head(KNOWN_KEY + "/")
+                except (ObjectMissingError, AccessDeniedError):
+                    self.keeps_folders = True
+                else:
+                    self.keeps_folders = False
+                    _log.info("%s keeps no folders as objects", self._bucket.client.meta.endpoint_url)
+        return self.keeps_folders
 
     async def copy(self, source: str, key: str, metadata: Mapping[str, str]) -> PutResult:
         """Copy inside the bucket; the copy has ``metadata`` in place of the source's."""

@@ -76,20 +76,16 @@ _NO_CREDENTIALS = (
 )
 
 
-def _region(session: AioSession, settings: S3Settings) -> str | None:
-    if settings.region:
-        return settings.region
-    configured: str | None = session.get_config_variable("region")
-    # Endpoints other than AWS want some region in the signature, and nearly all take this one.
-    return configured or ("us-east-1" if settings.endpoint_url else None)
+def _region(session: AioSession, settings: S3Settings) -> str:
+    configured: str | None = settings.region or session.get_config_variable("region")
+    # Nearly all endpoints take this one, and AWS says which one it is.
+    return configured or "us-east-1"
 
 
 def _client_config(settings: S3Settings, *, concurrency: int) -> AioConfig:
-    style = settings.addressing_style
-    if style == "auto":
-        style = "path" if settings.endpoint_url else "virtual"
     return AioConfig(
-        s3={"addressing_style": style},
+        # "auto": the bucket stands in the path at endpoints of one's own, in the host's name at AWS's.
+        s3={"addressing_style": settings.addressing_style},
         max_pool_connections=concurrency,
         connect_timeout=min(CONNECT_SECONDS, settings.timeout_seconds),
         read_timeout=_NEVER_SECONDS,

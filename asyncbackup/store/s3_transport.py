@@ -180,10 +180,19 @@ def object_info(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo
         size=size,
         modified_ns=time_ns(answer.get("LastModified")),
         etag=str(answer.get("ETag", "")),
-        checksum=str(answer.get("ChecksumSHA256", "")),
+        checksum=_kept_checksum(answer),
         storage_class=str(answer.get("StorageClass", "")),
         metadata=dict(answer.get("Metadata", {})),
     )
+
+
+def _kept_checksum(answer: Mapping[str, Any]) -> str:
+    checksum = str(answer.get("ChecksumSHA256", ""))
+    if checksum and "-" not in checksum and answer.get("ChecksumType") == "COMPOSITE":
+        # Some leave out the number of parts; the ETag has it.
+        _, dash, count = str(answer.get("ETag", "")).strip('"').partition("-")
+        return checksum + dash + count
+    return checksum
 
 
 def time_ns(moment: datetime | None) -> int:

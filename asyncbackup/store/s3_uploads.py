@@ -47,7 +47,7 @@ class S3Uploads:
         self._options = 0
         """Index of the checksum options that this endpoint was last seen to accept."""
         self._plain: set[str] = set()
-        """Uploads that are known to keep no checksums of their parts."""
+        """Uploads that were begun without checksums. (A ListParts without them proves nothing.)"""
 
     async def create(self, key: str, metadata: Mapping[str, str]) -> UploadId:
         """Begin an upload, with checksums where the endpoint takes them."""
@@ -98,8 +98,6 @@ class S3Uploads:
                 reason = "the listing of parts does not move on"
                 raise StoreError("ListParts", key, reason, code="ListingLoop")
             marker = following
-        if parts and not any(part.sha256 for part in parts):
-            self._plain.add(upload_id)
         return sorted(parts, key=lambda part: part.number)
 
     async def _list_parts(self, key: str, upload_id: UploadId, marker: int) -> Mapping[str, Any]:
