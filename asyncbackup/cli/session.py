@@ -1,0 +1,125 @@
+"""What every command starts from: the global options, the output, and the settings they lead to."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from asyncbackup.cli.output import Output
+from asyncbackup.config import SectionSettings, Settings
+from asyncbackup.config_file import (
+    CONFIG_VARIABLE,
+    default_places,
+    default_state_dir,
+    find_config,
+    folder_settings,
+    load_settings,
+)
+from asyncbackup.errors import ConfigError
+from asyncbackup.logs import configure_logging
+from asyncbackup.text import local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_LEVELS = {"verbose": logging.INFO, "debug": logging.DEBUG, "quiet": logging.ERROR}
+
+
+class Session:
+    """The global options of one command line, wherever on it they stood."""
+
+    def __init__(self) -> None:
+        self.config: Path | None = None
+        self.json = False
+        self.verbosity: str | None = None
+        self._log_level: int | None = None
+
+    def set_verbosity(self, name: str) -> None:
+        """One of ``verbose``, ``debug``, ``quiet``; a second, different one is a usage error."""
+        if self.verbosity not in {None, name}:
+            raise click.UsageError(f"--{self.verbosity} and --{name} exclude each other")
+        self.verbosity = name
+
+    @property
+    def quiet(self) -> bool:
+        return self.verbosity == "quiet"
+
+    @property
+    def verbose(self) -> bool:
+        """Whether every name is to be listed, however many there are."""
+        return self.verbosity in {"verbose", "debug"}
+
+    @property
+    def debug(self) -> bool:
+        return self.verbosity == "debug"
+
+    def output(self) -> Output:
+        """Where the command writes to."""
+        return Output(json=self.json, quiet=self.quiet)
+
+    def start_logging(self) -> None:
+        """Log to stderr as the options ask for."""
+        configure_logging(_LEVELS.get(self.verbosity or "", logging.WARNING))
+
+    def settings(self) -> Settings:
+        """The settings of the configuration file. Raises ``ConfigError`` where there is none."""
+        path = find_config(self.config)
+        if path is None:
+            raise ConfigError(_no_configuration())
+        return load_settings(path)
+
+    def folder(self, path: Path, destination: str, *, name: str | None) -> Settings:
+        """The settings for ``--path`` and ``--to``: the configuration's if there is one, with one section."""
+        found = find_config(self.config)
+        base = Settings(state_dir=default_state_dir()) if found is None else load_settings(found)
+        return folder_settings(base, path, destination, name=name)
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command works on. ``from_folder``: ``--path`` and ``--to`` made the only section."""
+
+    settings: Settings
+    sections: tuple[SectionSettings, ...]
+    from_folder: bool = False
+
+
+def select(session: Session, names: Sequence[str], path: Path | None, destination: str | None) -> Selection:
+    """The sections that the command line names; all of them where it names none.
+
+    Raises ``ConfigError`` and click's usage errors.
+    """
+    if (path is None) != (destination is None):
+        missing = "--to" if destination is None else "--path"
+        raise click.UsageError(f"--path and --to go together; {missing} is missing")
+    if path is not None and destination is not None:
+        if len(names) > 1:
+            raise click.UsageError("with --path and --to there is one section, so give at most one name")
+        settings = session.folder(path, destination, name=names[0] if names else None)
+        return Selection(settings=settings, sections=tuple(settings.sections.values()), from_folder=True)
+    settings = session.settings()
+    for name in names:
+        if name not in settings.sections:
+            raise click.UsageError(unknown_section(settings, name))
+    chosen = dict.fromkeys(names) if names else settings.sections
+    return Selection(settings=settings, sections=tuple(settings.sections[name] for name in chosen))
+
+
+def unknown_section(settings: Settings, name: str) -> str:
+    """What to say of a name that is no section's."""
+    close = difflib.get_close_matches(name, settings.sections, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no section {name!r}; {hint}the configuration has {', '.join(settings.sections)}"
+
+
+def _no_configuration() -> str:
+    here, users = (local_path(place) for place in default_places())
+    return (
+        f"there is no configuration: neither -c nor ${CONFIG_VARIABLE} names one, and there is "
+        f"neither ./{here} nor {users}; config.sample.toml shows what goes in, and "
+        "'run --path DIR --to URL' does without"
+    )
