@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
 from time import monotonic
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -176,11 +178,11 @@ class Receiver(Generic[T]):
         _wake_one(state.putters)
         return item
 
-    async def receive_all(self) -> list[T]:
-        """Wait for an item, then take it and all that are there. Raises ``EndOfChannel``."""
+    async def receive_some(self, limit: int) -> list[T]:
+        """Wait for an item, then take it and those there are, at most ``limit``. Raises ``EndOfChannel``."""
         items = [await self.receive()]
         state = self._state
-        while state.buffer:
+        while state.buffer and len(items) < limit:
             items.append(state.buffer.popleft())
             _wake_one(state.putters)
         return items
