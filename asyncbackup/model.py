@@ -226,6 +226,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     limited_by: str
     limited_by_shares: dict[str, float]
     dry_run: bool = False
+    bytes_to_upload: int = 0
+    """Of a dry run: the sizes of the files that a run would read and upload."""
     failures: tuple[Failure, ...] = ()
 
 

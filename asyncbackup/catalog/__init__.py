@@ -1,0 +1,1 @@
+"""The catalog: one SQLite file a section that knows what was saved. The only home of SQL."""

@@ -1,0 +1,150 @@
+"""The catalog of one section: its identity, its lock, and the tables behind it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.catalog.database import WriteLock, connect, translated
+from asyncbackup.catalog.entries import EntryTable
+from asyncbackup.catalog.links import LinkTable
+from asyncbackup.catalog.runs import RunTable
+from asyncbackup.catalog.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from asyncbackup.catalog.uploads import UploadTable
+from asyncbackup.errors import CatalogError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import aiosqlite
+
+
+class CatalogIdentity(msgspec.Struct, frozen=True):
+    """Whose catalog it is. A database of another section or destination is refused, never used."""
+
+    section: str
+    destination: str
+    repository: str
+
+
+class Catalog:
+    """An open catalog; the process holds the section until :meth:`aclose`.
+
+    ``entries`` is the tree as saved, ``runs`` the runs and snapshots, ``uploads``
+    the journal of unfinished multipart uploads, ``links`` what one run notes
+    of hard links.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity) -> None:
+        lock = WriteLock(connection, path)
+        self.path = path
+        self.identity = identity
+        self.entries = EntryTable(connection, lock, path)
+        self.runs = RunTable(connection, lock, path)
+        self.uploads = UploadTable(connection, lock, path)
+        self.links = LinkTable(connection, lock, path)
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    @asynccontextmanager
+    async def create(cls, path: Path, identity: CatalogIdentity) -> AsyncIterator[Catalog]:
+        """A new, empty catalog. Raises ``CatalogError`` where the file exists; a creation
+        that fails leaves no file."""
+        connection = await connect(path, create=True)
+        try:
+            with translated(path):
+                await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                await connection.executescript(TABLES)
+            catalog = cls(connection, path, identity)
+            await catalog.write_meta("identity", msgspec.json.encode(identity))
+        except BaseException:
+            await connection.close()
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call
+            raise
+        try:
+            yield catalog
+        finally:
+            await catalog.aclose()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path, *, section: str, destination: str) -> AsyncIterator[Catalog]:
+        """The catalog of a section.
+
+        Raises ``CatalogMissingError``, ``SectionBusyError``, and ``CatalogError``
+        for a damaged database, one of another version, section or destination.
+        """
+        connection = await connect(path, create=False)
+        try:
+            with translated(path):
+                await _check_version(connection, path)
+                row = await _first(connection, "SELECT value FROM meta WHERE name = 'identity'")
+            try:
+                identity = msgspec.json.decode(row[0] if row else b"", type=CatalogIdentity)
+            except msgspec.MsgspecError as error:
+                raise CatalogError(
+                    f"{path} is damaged (no identity); move it away and rebuild it with "
+                    "'asyncbackup syncdb_remote'"
+                ) from error
+            _check_identity(identity, path, section=section, destination=destination)
+        except BaseException:
+            await connection.close()
+            raise
+        catalog = cls(connection, path, identity)
+        try:
+            yield catalog
+        finally:
+            await catalog.aclose()
+
+    async def read_meta(self, name: str) -> bytes | None:
+        """A value stored under a name, e.g. the cached ``descriptor``."""
+        with translated(self.path):
+            row = await _first(self._connection, "SELECT value FROM meta WHERE name = ?", (name,))
+        return None if row is None else bytes(row[0])
+
+    async def write_meta(self, name: str, value: bytes) -> None:
+        """Store a value under a name, replacing the earlier one."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    async def aclose(self) -> None:
+        """Give the section free. Idempotent."""
+        await self._connection.close()
+
+
+async def _first(
+    connection: aiosqlite.Connection, sql: str, parameters: tuple[str, ...] = ()
+) -> sqlite3.Row | None:
+    async with connection.execute(sql, parameters) as cursor:
+        return await cursor.fetchone()
+
+
+async def _check_version(connection: aiosqlite.Connection, path: Path) -> None:
+    application = await _first(connection, "PRAGMA application_id")
+    version = await _first(connection, "PRAGMA user_version")
+    if application is None or application[0] != APPLICATION_ID:
+        raise CatalogError(f"{path} is not a database of asyncbackup; check state_dir in the configuration")
+    if version is None or version[0] != SCHEMA_VERSION:
+        found = version[0] if version else "none"
+        raise CatalogError(
+            f"{path} has schema version {found}, this asyncbackup reads {SCHEMA_VERSION}; upgrade "
+            "asyncbackup, or move the file away and rebuild it with 'asyncbackup syncdb_remote'"
+        )
+
+
+def _check_identity(identity: CatalogIdentity, path: Path, *, section: str, destination: str) -> None:
+    for what, found, wanted in (
+        ("section", identity.section, section),
+        ("destination", identity.destination, destination),
+    ):
+        if found != wanted:
+            raise CatalogError(
+                f"{path} is the database of {what} {found!r}, not {wanted!r}; put the right file back, or "
+                "move this one away and rebuild with 'asyncbackup syncdb_remote' (or 'initdb' for a new one)"
+            )

@@ -1,0 +1,172 @@
+"""The ``entries`` table: reading by folder for the detector, in order for the manifest, writing receipts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, entry_of_row, row_of_entry
+from asyncbackup.model import Entry, Pending, split_path
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from pathlib import Path
+
+    import aiosqlite
+
+# SQLite allows 32,766 parameters; a folder list this long is one hop for many small folders.
+MAX_FOLDERS_PER_QUERY = 512
+PAGE_ROWS = 4096
+
+_UPSERT = f"INSERT OR REPLACE INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
+_SELECT = f"SELECT {COLUMNS} FROM entries"  # noqa: S608 - constants only
+
+
+class EntryTable:
+    """Rows of the tree. Reads return tuples in the order of ``rows.COLUMNS`` where speed counts."""
+
+    __slots__ = ("_connection", "_lock", "_path", "statements")
+
+    def __init__(self, connection: aiosqlite.Connection, lock: WriteLock, path: Path) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._path = path
+        self.statements = 0
+
+    async def rows_of_folders(self, folders: Sequence[bytes]) -> list[Row]:
+        """All rows of up to ``MAX_FOLDERS_PER_QUERY`` folders, in key order, tombstones included."""
+        marks = ",".join("?" * len(folders))
+        return await self._fetch(f"{_SELECT} WHERE folder IN ({marks}) ORDER BY folder, name", tuple(folders))
+
+    async def rows_of_range(self, folder: bytes, after: bytes | None, upto: bytes | None) -> list[Row]:
+        """The rows of one folder with ``after`` < name ≤ ``upto``; ``None`` leaves a side open."""
+        conditions, parameters = ["folder = ?"], [folder]
+        if after is not None:
+            conditions.append("name > ?")
+            parameters.append(after)
+        if upto is not None:
+            conditions.append("name <= ?")
+            parameters.append(upto)
+        return await self._fetch(
+            f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name", tuple(parameters)
+        )
+
+    async def get(self, path: bytes) -> Entry | None:
+        """The entry of one path, unless it was deleted."""
+        rows = await self._fetch(
+            f"{_SELECT} WHERE folder = ? AND name = ? AND pending != ?",
+            (*split_path(path), int(Pending.DELETED)),
+        )
+        return entry_of_row(rows[0]) if rows else None
+
+    async def count_files(self) -> int:
+        """Regular files of the tree as saved (a scan of the table)."""
+        rows = await self._fetch(
+            "SELECT count(*) FROM entries WHERE mode & 61440 = 32768 AND pending != ?",
+            (int(Pending.DELETED),),
+        )
+        return int(cast("int", rows[0][0]))
+
+    async def count_files_below(self, path: bytes, *, subtree: bool) -> int:
+        """Regular files that :meth:`bury` would bury."""
+        folder, name = split_path(path)
+        where, parameters = "folder = ? AND name = ?", [folder, name]
+        if subtree:
+            where = f"({where}) OR folder = ? OR (folder >= ? AND folder < ?)"
+            parameters += [path, path + b"/", path + b"0"]
+        rows = await self._fetch(
+            f"SELECT count(*) FROM entries WHERE ({where}) AND mode & 61440 = 32768 "  # noqa: S608
+            f"AND pending != {Pending.DELETED:d}",
+            tuple(parameters),
+        )
+        return int(cast("int", rows[0][0]))
+
+    async def is_empty(self) -> bool:
+        """Whether no entry was ever saved, the root apart."""
+        rows = await self._fetch("SELECT 1 FROM entries WHERE name != x'' LIMIT 1", ())
+        return not rows
+
+    async def save(self, entries: Iterable[tuple[Entry, Pending]]) -> None:
+        """Insert or replace rows, in one transaction."""
+        rows = [row_of_entry(entry, pending) for entry, pending in entries]
+        async with self._lock.transaction() as connection:
+            self.statements += 1
+            await connection.executemany(_UPSERT, rows)
+
+    async def bury(self, paths: Iterable[tuple[bytes, bool]]) -> int:
+        """Mark entries as deleted; with ``True`` a folder and all below it.
+
+        Rows that no snapshot has yet vanish at once. Returns the number of
+        regular files among them.
+        """
+        files = 0
+        async with self._lock.transaction() as connection:
+            for path, subtree in paths:
+                folder, name = split_path(path)
+                files += await self._bury_where(connection, "folder = ? AND name = ?", (folder, name))
+                if subtree:
+                    files += await self._bury_where(connection, "folder = ?", (path,))
+                    # '/' and '0' are neighbours in ASCII: all folders that begin with "path/".
+                    files += await self._bury_where(
+                        connection, "folder >= ? AND folder < ?", (path + b"/", path + b"0")
+                    )
+        return files
+
+    async def _bury_where(
+        self, connection: aiosqlite.Connection, where: str, parameters: tuple[bytes, ...]
+    ) -> int:
+        self.statements += 3
+        alive = f"({where}) AND pending != {Pending.DELETED:d}"
+        async with connection.execute(
+            f"SELECT count(*) FROM entries WHERE {alive} AND mode & 61440 = 32768",  # noqa: S608
+            parameters,
+        ) as cursor:
+            row = await cursor.fetchone()
+        await connection.execute(
+            f"DELETE FROM entries WHERE {alive} AND pending = {Pending.NEW:d}",  # noqa: S608
+            parameters,
+        )
+        await connection.execute(
+            f"UPDATE entries SET pending = {Pending.DELETED:d} WHERE {alive}",  # noqa: S608
+            parameters,
+        )
+        return int(row[0]) if row else 0
+
+    async def revive(self, paths: Iterable[bytes]) -> None:
+        """Undo tombstones of entries that are there again, unchanged."""
+        async with self._lock.transaction() as connection:
+            self.statements += 1
+            await connection.executemany(
+                "UPDATE entries SET pending = 0 WHERE folder = ? AND name = ? AND pending = 3",
+                [split_path(path) for path in paths],
+            )
+
+    async def in_order(self) -> AsyncIterator[list[Entry]]:
+        """Every entry that is not deleted, in (folder, name) order, in pages of ``PAGE_ROWS``."""
+        async for rows in self.pages(f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"):
+            yield [entry_of_row(row) for row in rows]
+
+    async def pages(self, sql: str) -> AsyncIterator[list[Row]]:
+        with translated(self._path):
+            self.statements += 1
+            async with self._connection.execute(sql) as cursor:
+                while rows := await cursor.fetchmany(PAGE_ROWS):
+                    yield cast("list[Row]", rows)
+
+    async def commit_pending(self) -> None:
+        """What was pending is now what the last snapshot holds; tombstones go."""
+        async with self._lock.transaction() as connection:
+            self.statements += 2
+            await connection.execute(f"DELETE FROM entries WHERE pending = {Pending.DELETED:d}")  # noqa: S608
+            await connection.execute("UPDATE entries SET pending = 0 WHERE pending != 0")
+
+    async def clear(self) -> None:
+        """Forget every entry (a rebuild begins so)."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("DELETE FROM entries")
+
+    async def _fetch(self, sql: str, parameters: tuple[bytes | int, ...]) -> list[Row]:
+        with translated(self._path):
+            self.statements += 1
+            rows = await self._connection.execute_fetchall(sql, parameters)
+        return cast("list[Row]", rows)

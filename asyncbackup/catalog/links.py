@@ -1,0 +1,113 @@
+"""What one run notes of hard links, on disk, so that a million linked files cost no memory.
+
+``inodes`` remembers which name of an inode was met first; ``links`` keeps the
+further names until the first one's content is saved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.rows import COLUMNS, Row, entry_of_row
+from asyncbackup.model import Entry, Pending, SourceEntry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from pathlib import Path
+
+    import aiosqlite
+
+PAGE_ROWS = 1024
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(SourceEntry)
+
+
+class DeferredLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A further name of an inode. ``known`` is its own saved row, ``first_path`` the name
+    that carries the content and ``first`` that name's saved row, ``None`` where saving it failed."""
+
+    entry: SourceEntry
+    pending: Pending
+    known: Entry | None
+    first_path: bytes
+    first: Entry | None
+
+
+class LinkTable:
+    __slots__ = ("_connection", "_lock", "_path")
+
+    def __init__(self, connection: aiosqlite.Connection, lock: WriteLock, path: Path) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._path = path
+
+    async def clear(self) -> None:
+        """Forget what an earlier run noted."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("DELETE FROM inodes")
+            await connection.execute("DELETE FROM links")
+
+    async def claim(self, names: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+        """For (inode label, path) pairs, the path of each inode that was met first in this run."""
+        async with self._lock.transaction() as connection:
+            await connection.executemany("INSERT OR IGNORE INTO inodes (label, path) VALUES (?, ?)", names)
+            marks = ",".join("?" * len(names))
+            rows = await connection.execute_fetchall(
+                f"SELECT label, path FROM inodes WHERE label IN ({marks})",  # noqa: S608
+                [label for label, _ in names],
+            )
+        return {str(label): bytes(path) for label, path in rows}
+
+    async def defer(self, links: Iterable[tuple[SourceEntry, Pending, bytes]]) -> None:
+        """Keep further names (entry, pending, path of the first name) for the end of the run."""
+        rows = [(entry.path, _encoder.encode(entry), int(pending), first) for entry, pending, first in links]
+        async with self._lock.transaction() as connection:
+            await connection.executemany(
+                "INSERT OR REPLACE INTO links (path, entry, pending, first) VALUES (?, ?, ?, ?)", rows
+            )
+
+    async def deferred(self) -> AsyncIterator[list[DeferredLink]]:
+        """The kept names in pages, each with the rows that are saved by now."""
+        after = b""
+        first = True
+        while True:
+            with translated(self._path):
+                rows = list(
+                    await self._connection.execute_fetchall(
+                        "SELECT path, entry, pending, first FROM links WHERE path > ? OR ? "
+                        "ORDER BY path LIMIT ?",
+                        (after, first, PAGE_ROWS),
+                    )
+                )
+            if not rows:
+                return
+            first = False
+            after = rows[-1][0]
+            wanted = {bytes(row[0]) for row in rows} | {bytes(row[3]) for row in rows}
+            saved = await self._saved(sorted(wanted))
+            yield [
+                DeferredLink(
+                    entry=_decoder.decode(entry),
+                    pending=Pending(pending),
+                    known=saved.get(bytes(path)),
+                    first_path=bytes(first_path),
+                    first=saved.get(bytes(first_path)),
+                )
+                for path, entry, pending, first_path in rows
+            ]
+
+    async def _saved(self, paths: Sequence[bytes]) -> dict[bytes, Entry]:
+        with translated(self._path):
+            await self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (folder BLOB, name BLOB)")
+            await self._connection.execute("DELETE FROM wanted")
+            pairs = [path.rpartition(b"/")[::2] for path in paths]
+            await self._connection.executemany("INSERT INTO wanted VALUES (?, ?)", pairs)
+            rows = await self._connection.execute_fetchall(
+                f"SELECT {COLUMNS} FROM wanted JOIN entries USING (folder, name) WHERE pending != 3"  # noqa: S608
+            )
+        entries = [entry_of_row(cast("Row", row)) for row in rows]
+        return {entry.path: entry for entry in entries}

@@ -1,0 +1,107 @@
+"""The ``runs`` table: every run begun, and the snapshots among them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.model import RunId, RunSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import aiosqlite
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. ``summary`` is missing for snapshots that were read back from a destination."""
+
+    run: RunId
+    started_ns: int
+    finished_ns: int | None
+    committed: bool
+    summary: RunSummary | None = None
+
+
+class RunTable:
+    """Runs in the order of their ids, which is the order of their starts."""
+
+    __slots__ = ("_connection", "_lock", "_path")
+
+    def __init__(self, connection: aiosqlite.Connection, lock: WriteLock, path: Path) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._path = path
+
+    async def begin(self, run: RunId, *, started_ns: int) -> None:
+        """Note a run before its first request."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("INSERT INTO runs (run, started_ns) VALUES (?, ?)", (run, started_ns))
+
+    async def finish(
+        self, run: RunId, *, finished_ns: int, committed: bool, summary: RunSummary | None
+    ) -> None:
+        """Note a run's clean end; ``committed`` means that its snapshot is at the destination."""
+        encoded = None if summary is None else msgspec.json.encode(summary)
+        async with self._lock.transaction() as connection:
+            await connection.execute(
+                "UPDATE runs SET finished_ns = ?, committed = ?, summary = ? WHERE run = ?",
+                (finished_ns, int(committed), encoded, run),
+            )
+
+    async def replace_all(self, records: Sequence[RunRecord]) -> None:
+        """Forget every run and take these instead (a rebuild ends so)."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("DELETE FROM runs")
+            await connection.executemany(
+                "INSERT INTO runs (run, started_ns, finished_ns, committed) VALUES (?, ?, ?, ?)",
+                [(r.run, r.started_ns, r.finished_ns, int(r.committed)) for r in records],
+            )
+
+    async def all(self) -> list[RunRecord]:
+        """Every run, oldest first."""
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall(
+                "SELECT run, started_ns, finished_ns, committed, summary FROM runs ORDER BY run"
+            )
+        return [
+            RunRecord(
+                run=RunId(run),
+                started_ns=started_ns,
+                finished_ns=finished_ns,
+                committed=bool(committed),
+                summary=None if summary is None else msgspec.json.decode(summary, type=RunSummary),
+            )
+            for run, started_ns, finished_ns, committed, summary in rows
+        ]
+
+    async def last(self) -> RunRecord | None:
+        """The run begun last, however it ended."""
+        records = await self.all()
+        return records[-1] if records else None
+
+    async def last_snapshot(self) -> RunId | None:
+        """The snapshot committed last."""
+        with translated(self._path):
+            rows = list(
+                await self._connection.execute_fetchall("SELECT max(run) FROM runs WHERE committed = 1")
+            )
+        return RunId(rows[0][0]) if rows and rows[0][0] else None
+
+    async def ended_unclean(self) -> bool:
+        """Whether any earlier run never came to its end."""
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall(
+                "SELECT 1 FROM runs WHERE finished_ns IS NULL LIMIT 1"
+            )
+        return bool(list(rows))
+
+    async def settle_unclean(self, *, finished_ns: int, before: RunId) -> None:
+        """Note that what unfinished runs left behind was cleaned up."""
+        async with self._lock.transaction() as connection:
+            await connection.execute(
+                "UPDATE runs SET finished_ns = ? WHERE finished_ns IS NULL AND run < ?", (finished_ns, before)
+            )

@@ -1,0 +1,95 @@
+"""The tables of a section's database.
+
+``entries`` is the tree as it was last saved, with the rows that the run under
+way has added marked by ``pending`` (see :class:`asyncbackup.model.Pending`).
+Its key is (folder, name), so that a folder's rows lie together and a scan in
+key order gives the order of a manifest.
+
+Columns for times have no declared type: nanoseconds beyond the year 2262 do
+not fit SQLite's 64-bit integer and are kept as text, which a typed column
+would turn into a rounded float.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x41424B50  # "ABKP": lets file(1) and us tell this database from any other
+SCHEMA_VERSION = 1
+
+TABLES = """
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE entries (
+    folder BLOB NOT NULL,
+    name BLOB NOT NULL,
+    pending INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns NOT NULL,
+    ctime_ns NOT NULL,
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    nlink INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    group_name TEXT NOT NULL,
+    sha256 BLOB NOT NULL,
+    target BLOB NOT NULL,
+    hardlink TEXT NOT NULL,
+    sparse INTEGER NOT NULL,
+    xattrs BLOB,
+    extent_run TEXT,
+    extent_key TEXT,
+    extent_offset INTEGER,
+    extent_length INTEGER,
+    extent_checksum TEXT,
+    extent_part_size INTEGER,
+    extent_encrypted INTEGER,
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+
+CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0;
+
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY,
+    started_ns INTEGER NOT NULL,
+    finished_ns INTEGER,
+    committed INTEGER NOT NULL DEFAULT 0,
+    summary BLOB
+) WITHOUT ROWID;
+
+CREATE TABLE uploads (
+    folder BLOB NOT NULL,
+    name BLOB NOT NULL,
+    run TEXT NOT NULL,
+    key TEXT NOT NULL,
+    upload_id TEXT NOT NULL,
+    part_size INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns NOT NULL,
+    ctime_ns NOT NULL,
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+
+CREATE TABLE parts (
+    upload_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    sha256 BLOB NOT NULL,
+    PRIMARY KEY (upload_id, number)
+) WITHOUT ROWID;
+
+CREATE TABLE inodes (
+    label TEXT PRIMARY KEY,
+    path BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE links (
+    path BLOB PRIMARY KEY,
+    entry BLOB NOT NULL,
+    pending INTEGER NOT NULL,
+    first BLOB NOT NULL
+) WITHOUT ROWID;
+"""
