@@ -1,0 +1,7 @@
+"""The stages of a run; see the drawing in docs/design.md.
+
+    walker ─▶ detector ─▶ [ reader ─▶ encryptor ─▶ uploader ] ─▶ recorder
+
+Stages meet only through channels and the values of ``model`` and
+``payload``; none imports another. ``transfer`` joins the three in brackets.
+"""

@@ -1,0 +1,202 @@
+"""The detector: listings in, changes out. ``lstat`` and the catalog decide, nothing is read.
+
+The table of decisions, with its reasons, is in docs/design.md ("What changed").
+A folder is compared as a whole: what its rows have and its listing lacks is
+deleted. So an unchanged run writes nothing to the catalog.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY
+from asyncbackup.catalog.rows import (
+    CTIME_NS,
+    GID,
+    MODE,
+    MTIME_NS,
+    NLINK,
+    PENDING,
+    SIZE,
+    UID,
+    Row,
+    entry_of_row,
+)
+from asyncbackup.model import Action, Change, Pending, RunCounters, SourceEntry, join_path
+from asyncbackup.pipeline.results import Buried, Outcome, Revived
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
+
+CHANGES_PER_BATCH = 256
+
+
+class KnownEntries(Protocol):
+    """What the detector asks of the catalog's entries."""
+
+    async def rows_of_folders(self, folders: Sequence[bytes]) -> list[Row]: ...
+
+    async def rows_of_range(self, folder: bytes, after: bytes | None, upto: bytes | None) -> list[Row]: ...
+
+
+class KnownLinks(Protocol):
+    """What the detector asks of the catalog's hard links."""
+
+    async def claim(self, names: Sequence[tuple[str, bytes]]) -> dict[str, bytes]: ...
+
+    async def defer(self, links: Iterable[tuple[SourceEntry, Pending, bytes]]) -> None: ...
+
+
+class Detector:
+    """Compares listings with the catalog. With ``checksum`` every file is read, whatever its stat says."""
+
+    def __init__(
+        self, entries: KnownEntries, links: KnownLinks, counters: RunCounters, *, checksum: bool = False
+    ) -> None:
+        self._entries = entries
+        self._links = links
+        self._counters = counters
+        self._checksum = checksum
+
+    async def run(
+        self,
+        listings: Receiver[WalkBatch],
+        changes: Sender[list[Change]],
+        outcomes: Sender[Outcome],
+    ) -> None:
+        """Work until the listings end. Deletions and failures go straight to ``outcomes``."""
+        with listings, changes, outcomes:
+            async for batch in listings:
+                self._counters.files_ignored += len(batch.special)
+                await outcomes.send_all(batch.unlisted)
+                whole = [c for c in batch.chunks if c.after is None and c.upto is None]
+                for begin in range(0, len(whole), MAX_FOLDERS_PER_QUERY):
+                    part = whole[begin : begin + MAX_FOLDERS_PER_QUERY]
+                    rows = await self._entries.rows_of_folders([c.folder for c in part])
+                    await self._compare(part, rows, changes, outcomes)
+                for chunk in batch.chunks:
+                    if chunk.after is not None or chunk.upto is not None:
+                        rows = await self._entries.rows_of_range(chunk.folder, chunk.after, chunk.upto)
+                        await self._compare([chunk], rows, changes, outcomes)
+
+    async def _compare(
+        self,
+        chunks: Sequence[FolderChunk],
+        rows: Sequence[Row],
+        changes: Sender[list[Change]],
+        outcomes: Sender[Outcome],
+    ) -> None:
+        known: dict[tuple[object, object], Row] = {(row[0], row[1]): row for row in rows}
+        found: list[Change] = []
+        for chunk in chunks:
+            for entry in chunk.entries:
+                row = known.pop((entry.folder, entry.name), None)
+                change = self._decide(entry, row)
+                if change is not None:
+                    found.append(change)
+                    if row is not None and stat.S_ISDIR(_int(row[MODE])) and not stat.S_ISDIR(entry.mode):
+                        await outcomes.send(Buried(path=entry.path, subtree=True))
+                elif row is not None and row[PENDING] == Pending.DELETED:
+                    await outcomes.send(Revived(path=entry.path))
+            for name in chunk.unknown:
+                known.pop((chunk.folder, name), None)
+        for row in known.values():
+            if row[PENDING] != Pending.DELETED:
+                path = join_path(_bytes(row[0]), _bytes(row[1]))
+                await outcomes.send(Buried(path=path, subtree=stat.S_ISDIR(_int(row[MODE]))))
+        found = await self._set_links_aside(found)
+        for part in _batches(found):
+            await changes.send(part)
+
+    def _decide(self, entry: SourceEntry, row: Row | None) -> Change | None:
+        counters = self._counters
+        counters.current_path = entry.folder
+        is_file = stat.S_ISREG(entry.mode)
+        if is_file:
+            counters.files_scanned += 1
+            counters.bytes_scanned += entry.size
+        elif stat.S_ISDIR(entry.mode):
+            counters.folders += 1
+        else:
+            counters.symlinks += 1
+        action = self._action(entry, row)
+        if action is None:
+            if is_file:
+                # A row that an interrupted run saved is news to the next snapshot all the same.
+                match row[PENDING] if row is not None else 0:
+                    case Pending.NEW:
+                        counters.files_new += 1
+                    case Pending.CHANGED:
+                        counters.files_changed += 1
+                    case _:
+                        counters.files_unchanged += 1
+                counters.bytes_unchanged += entry.size
+            return None
+        pending = Pending.NEW if row is None or row[PENDING] == Pending.NEW else Pending.CHANGED
+        return Change(
+            entry=entry, action=action, pending=pending, known=None if row is None else entry_of_row(row)
+        )
+
+    def _action(self, entry: SourceEntry, row: Row | None) -> Action | None:
+        if row is None or stat.S_IFMT(_int(row[MODE])) != stat.S_IFMT(entry.mode):
+            return Action.UPLOAD
+        same_owner_and_mode = row[MODE] == entry.mode and row[UID] == entry.uid and row[GID] == entry.gid
+        same_mtime = _time(row[MTIME_NS]) == entry.mtime_ns
+        same_ctime = _time(row[CTIME_NS]) == entry.ctime_ns
+        if not stat.S_ISREG(entry.mode):
+            if same_ctime and same_mtime and same_owner_and_mode:
+                return None
+            return Action.METADATA if stat.S_ISDIR(entry.mode) else Action.UPLOAD
+        if row[SIZE] != entry.size or not same_mtime:
+            return Action.UPLOAD
+        if same_ctime and same_owner_and_mode:
+            return Action.RECHECK if self._checksum else None
+        links_moved = row[NLINK] != 0 and row[NLINK] != entry.nlink
+        if not self._checksum and (links_moved or not same_owner_and_mode):
+            return Action.METADATA
+        return Action.RECHECK
+
+    async def _set_links_aside(self, found: list[Change]) -> list[Change]:
+        """Keep the first name met of every inode; further names wait until its content is saved."""
+        linked = [c for c in found if c.entry.nlink > 1 and stat.S_ISREG(c.entry.mode)]
+        if not linked:
+            return found
+        firsts = await self._links.claim([(inode_label(c.entry), c.entry.path) for c in linked])
+        aside: dict[int, tuple[SourceEntry, Pending, bytes]] = {}
+        for change in linked:
+            first = firsts[inode_label(change.entry)]
+            if change.action is not Action.METADATA and first != change.entry.path:
+                aside[id(change)] = (change.entry, change.pending, first)
+        if aside:
+            await self._links.defer(aside.values())
+        return [change for change in found if id(change) not in aside]
+
+
+def inode_label(entry: SourceEntry) -> str:
+    """What names of one inode have in common."""
+    return f"{entry.dev:x}:{entry.ino:x}"
+
+
+def _batches(changes: list[Change]) -> Iterator[list[Change]]:
+    for begin in range(0, len(changes), CHANGES_PER_BATCH):
+        yield changes[begin : begin + CHANGES_PER_BATCH]
+
+
+def _time(value: object) -> int:
+    return value if isinstance(value, int) else int(str(value))
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"a number is expected, not {value!r}")
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"bytes are expected, not {value!r}")
+    return value

@@ -1,0 +1,148 @@
+"""Reading one large file part by part, within the byte budget, and checking that it stood still."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import aiofiles
+import msgspec
+
+from asyncbackup.errors import SourceError
+from asyncbackup.format.manifest_entries import entry_fits
+from asyncbackup.pipeline.attributes import entry_of_source, read_xattrs, source_entry
+from asyncbackup.source import folder_descriptor, open_file
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.model import Entry, SourceEntry
+
+
+class RawFile(Protocol):
+    """What is used of aiofiles' unbuffered file."""
+
+    def fileno(self) -> int: ...
+
+    async def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    async def read(self, size: int, /) -> bytes: ...
+
+
+class LargeFile:
+    """An open file; ``entry`` is its state when it was opened, without digest and extent."""
+
+    def __init__(self, file: RawFile, entry: Entry, status: os.stat_result, gate: ThreadGate) -> None:
+        self.entry = entry
+        self._file = file
+        self._status = status
+        self._gate = gate
+        self._content = hashlib.sha256()
+
+    @property
+    def path(self) -> bytes:
+        return self.entry.path
+
+    async def blocks(self, budget: ByteBudget, block_size: int) -> AsyncGenerator[bytearray, None]:
+        """The content in blocks of ``block_size`` bytes, the last one shorter.
+
+        Each block's bytes are taken from the budget before it is read; the
+        caller releases them. Raises ``SourceError`` where the file cannot be
+        read, or gives fewer or more bytes than it had when it was opened.
+        """
+        remaining = self.entry.size
+        while remaining:
+            length = min(block_size, remaining)
+            await budget.acquire(length)
+            try:
+                block = await self._fill(length)
+            except BaseException:
+                budget.release(length)
+                raise
+            remaining -= length
+            yield block
+        if await self._read_on():
+            raise SourceError(self.path, "it became longer while it was read")
+
+    async def _fill(self, length: int) -> bytearray:
+        block = bytearray(length)
+        view = memoryview(block)
+        filled = 0
+        while filled < length:
+            try:
+                count = await self._file.readinto(view[filled:])
+            except OSError as error:
+                raise SourceError(self.path, f"cannot read: {error.strerror}") from error
+            if not count:
+                raise SourceError(self.path, "it became shorter while it was read")
+            filled += count
+        return block
+
+    async def _read_on(self) -> bool:
+        try:
+            return bool(await self._file.read(1))
+        except OSError as error:
+            raise SourceError(self.path, f"cannot read: {error.strerror}") from error
+
+    async def digest_block(self, block: bytearray, *, alone: bool) -> bytes:
+        """Count a block into the content's digest; with ``alone`` also give its own SHA-256."""
+
+        def update() -> bytes:
+            self._content.update(block)
+            return hashlib.sha256(block).digest() if alone else b""
+
+        return await self._gate.run(update)
+
+    async def finish(self) -> Entry:
+        """The entry with its digest. Raises ``SourceError`` if the file changed since it was opened."""
+        try:
+            status = await self._gate.run(os.fstat, self._file.fileno())
+        except OSError as error:
+            raise SourceError(self.path, f"cannot read: {error.strerror}") from error
+        before = self._status
+        if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (
+            before.st_size,
+            before.st_mtime_ns,
+            before.st_ctime_ns,
+        ):
+            raise SourceError(self.path, "it kept changing while it was read")
+        return msgspec.structs.replace(self.entry, sha256=self._content.digest())
+
+
+@asynccontextmanager
+async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncIterator[LargeFile]:
+    """Open a file of the tree for the length of a block. Raises ``SourceError``."""
+
+    def opener(_: str, __: int) -> int:
+        with folder_descriptor(root, seen.folder) as folder:
+            return open_file(seen.name, folder)
+
+    try:
+        file = await aiofiles.open("", "rb", buffering=0, opener=opener)
+    except OSError as error:
+        raise SourceError(seen.path, f"cannot read: {error.strerror}") from error
+    try:
+        status, entry = await gate.run(_look_at, file.fileno(), seen)
+        yield LargeFile(file, entry, status, gate)
+    finally:
+        await file.close()
+
+
+def _look_at(descriptor: int, seen: SourceEntry) -> tuple[os.stat_result, Entry]:
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(seen.path, "it is no regular file any more")
+        entry = entry_of_source(source_entry(seen, status), xattrs=read_xattrs(descriptor))
+        if not entry_fits(entry):
+            raise SourceError(
+                seen.path, "its path and extended attributes are too large for a manifest (1 MiB in all)"
+            )
+        return status, entry
+    except OSError as error:
+        raise SourceError(seen.path, f"cannot read: {error.strerror}") from error

@@ -1,0 +1,131 @@
+"""What travels between reader, encryptor and uploader. Bodies are in memory and in the byte budget.
+
+``leased`` is what the body took from the budget; whoever consumes a payload
+for good (the uploader, or a stage that fails) gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from asyncbackup.model import Entry, Extent, Pending
+from asyncbackup.store.base import Buffer, PartReceipt, UploadId
+
+if TYPE_CHECKING:
+    from asyncbackup.resume import ResumableUpload
+
+
+class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A content small enough for one PUT. ``entry`` lacks its extent, ``key`` is relative to the run."""
+
+    entry: Entry
+    pending: Pending
+    key: str
+    metadata: Mapping[str, str]
+    body: Buffer
+    body_sha256: bytes
+    encrypted: bool
+    leased: int
+    bytes_read: int
+
+
+class LargeUpload:
+    """The shared state of one multipart upload while its parts are under way.
+
+    ``size`` is what the file has to give, ``stored_size`` what the object will
+    have, ``part_size`` the stored size of every part but the last. ``entry``
+    lacks digest and extent until the end was read. ``run`` is the run whose
+    folder ``key`` lies in: an earlier one for an upload that is gone on with.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "creating",
+        "end",
+        "entry",
+        "in_flight",
+        "key",
+        "part_size",
+        "parts",
+        "pending",
+        "resumed",
+        "run",
+        "sealed",
+        "stored_size",
+        "upload_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        entry: Entry,
+        pending: Pending,
+        run: str,
+        key: str,
+        part_size: int,
+        stored_size: int,
+        sealed: bool,
+        resumed: ResumableUpload | None,
+    ) -> None:
+        self.entry = entry
+        self.pending = pending
+        self.run = run
+        self.key = key
+        self.part_size = part_size
+        self.stored_size = stored_size
+        self.sealed = sealed
+        self.resumed = resumed
+        self.upload_id = UploadId(resumed.upload_id) if resumed else None
+        self.parts: dict[int, PartReceipt] = {}
+        if resumed:
+            for part in resumed.parts:
+                self.parts[part.number] = PartReceipt(
+                    number=part.number, size=part.size, etag=part.etag, sha256=part.sha256
+                )
+        self.creating = asyncio.Lock()
+        self.in_flight = 0
+        self.end: UploadEnd | None = None
+        self.abandoned = False
+
+
+class PartPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One part. Before the encryptor ``body`` is plaintext and ``sha256`` empty if it will be sealed."""
+
+    upload: LargeUpload
+    number: int
+    body: Buffer
+    sha256: bytes
+    leased: int
+
+
+class UploadEnd(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """All parts of an upload were sent on; ``entry`` now has its digest. ``part_count`` parts make it."""
+
+    upload: LargeUpload
+    entry: Entry
+    part_count: int
+    bytes_read: int
+
+
+class AbandonUpload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The file could not be read consistently: give its upload up. ``leased`` as of every body."""
+
+    upload: LargeUpload
+    leased: int = 0
+
+
+class CopyPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A further name of a content that is stored already at ``source``."""
+
+    entry: Entry
+    pending: Pending
+    key: str
+    source: Extent
+    first_path: bytes
+
+
+Payload: TypeAlias = WholePayload | PartPayload | UploadEnd | AbandonUpload | CopyPayload

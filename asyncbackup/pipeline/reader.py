@@ -1,0 +1,234 @@
+"""The reader: batches of changes in, payloads (and receipts that need no upload) out.
+
+Small files of a batch are read together in one thread hop; a large file is
+read part by part by the task that met it, while other tasks go on with other
+batches. Bytes are taken from the budget before they are read.
+"""
+
+from __future__ import annotations
+
+import stat
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from asyncbackup.errors import SourceError
+from asyncbackup.model import Action, Change, Entry, Failure, Kind, UploadReceipt
+from asyncbackup.pipeline.large_reader import LargeFile, open_large
+from asyncbackup.pipeline.parts import PartPlan, plan_parts
+from asyncbackup.pipeline.payload import (
+    AbandonUpload,
+    LargeUpload,
+    PartPayload,
+    Payload,
+    UploadEnd,
+    WholePayload,
+)
+from asyncbackup.pipeline.small_reader import SmallReader
+
+if TYPE_CHECKING:
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.flow.stop import StopRequest
+    from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.pipeline.results import Outcome, Unchanged
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
+    from asyncbackup.resume import ResumableUpload
+
+READ_ATTEMPTS = 3
+BATCH_BYTES = 4 * 1024 * 1024
+"""Bytes that one hop reads at most, a single larger file apart; a quarter of the budget if that is less."""
+
+
+class Reader:
+    """Reads what changed. ``run`` is called by several tasks at once."""
+
+    def __init__(
+        self, settings: TransferSettings, budget: ByteBudget, gate: ThreadGate, stop: StopRequest
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._gate = gate
+        self._stop = stop
+        self._small = SmallReader(settings)
+        self._batch_bytes = max(1, min(BATCH_BYTES, budget.limit_bytes // 4))
+        self._whole_bytes = min(settings.part_size_bytes, budget.limit_bytes)
+
+    async def run(
+        self, changes: Receiver[list[Change]], payloads: Sender[Payload], outcomes: Sender[Outcome]
+    ) -> None:
+        """Work until the changes end; once a stop is requested, take changes and read nothing."""
+        with changes, payloads, outcomes:
+            async for batch in changes:
+                small, large = self._sort(batch)
+                for part in small:
+                    if not self._stop.requested:
+                        await self._read_small(part, payloads, outcomes)
+                for change in large:
+                    if not self._stop.requested:
+                        await self._read_large(change, payloads, outcomes)
+
+    def _sort(self, batch: list[Change]) -> tuple[list[list[Change]], list[Change]]:
+        """Changes to be read together in one hop, and those read part by part."""
+        together: list[list[Change]] = []
+        large: list[Change] = []
+        current: list[Change] = []
+        size = 0
+        for change in batch:
+            cost = _cost(change)
+            if cost > self._whole_bytes:
+                large.append(change)
+                continue
+            if current and size + cost > self._batch_bytes:
+                together.append(current)
+                current, size = [], 0
+            current.append(change)
+            size += cost
+        if current:
+            together.append(current)
+        return together, large
+
+    async def _read_small(
+        self, changes: list[Change], payloads: Sender[Payload], outcomes: Sender[Outcome]
+    ) -> None:
+        # A file that grew since it was listed is not read past the size it was listed with, so
+        # what is taken here is what is read at most.
+        taken = await self._budget.acquire(sum(_cost(change) for change in changes))
+        try:
+            results = await self._gate.run(self._small.read, changes)
+        except BaseException:
+            self._budget.release(taken)
+            raise
+        kept = sum(payload.leased for payload in results.payloads if isinstance(payload, WholePayload))
+        self._budget.release(taken - kept)
+        await outcomes.send_all(results.outcomes)
+        await payloads.send_all(results.payloads)
+        for change in results.grown:
+            if _cost(change) > self._whole_bytes:
+                await self._read_large(change, payloads, outcomes)
+            else:
+                await self._read_small([change], payloads, outcomes)
+
+    async def _read_large(self, change: Change, payloads: Sender[Payload], outcomes: Sender[Outcome]) -> None:
+        path = change.entry.path
+        resumable = self._settings.resumable.get(path)
+        reason = "it kept changing while it was read"
+        for _ in range(READ_ATTEMPTS):
+            try:
+                if change.action is Action.RECHECK:
+                    async with open_large(self._settings.root, change.entry, self._gate) as file:
+                        outcome = await self._recheck(change, file)
+                    if outcome is not None:
+                        await outcomes.send(outcome)
+                        return
+                if self._stop.requested:
+                    return
+                async with open_large(self._settings.root, change.entry, self._gate) as file:
+                    if await self._send_parts(change, file, resumable, payloads):
+                        return
+            except SourceError as error:
+                reason = error.reason
+            resumable = None  # what was sent before belongs to another version of the file
+            if self._stop.requested:
+                return
+        await outcomes.send(Failure(path=path, reason=reason))
+
+    async def _recheck(self, change: Change, file: LargeFile) -> UploadReceipt | Unchanged | None:
+        """Read without uploading: what to report if the content is the known one, else ``None``."""
+        known = change.known
+        if known is None or not known.sha256 or known.extent is None or file.entry.size != known.size:
+            return None
+        async with aclosing(file.blocks(self._budget, self._whole_bytes)) as blocks:
+            async for block in blocks:
+                try:
+                    await file.digest_block(block, alone=False)
+                finally:
+                    self._budget.release(len(block))
+                if self._stop.requested:
+                    return None
+        entry = await file.finish()
+        if entry.sha256 != known.sha256:
+            return None
+        return self._small.known_content(change, entry, bytes_read=entry.size)
+
+    async def _send_parts(
+        self,
+        change: Change,
+        file: LargeFile,
+        resumable: ResumableUpload | None,
+        payloads: Sender[Payload],
+    ) -> bool:
+        """Read the file once and send it on in parts.
+
+        ``False`` where what an earlier run uploaded turned out to differ from
+        the file. Raises ``SourceError``; the upload is then given up.
+        """
+        plan = self._plan(file.entry)
+        if resumable is not None:
+            if _same_file(resumable, file.entry) and not self._settings.sealed:
+                plan = PartPlan(part_size=resumable.part_size, read_size=resumable.part_size)
+            else:
+                resumable = None
+        upload = self._upload(change, file.entry, plan, resumable)
+        sent = {part.number: part.sha256 for part in resumable.parts} if resumable else {}
+        number = 0
+        try:
+            async with aclosing(file.blocks(self._budget, plan.read_size)) as blocks:
+                async for block in blocks:
+                    number += 1
+                    alone = number in sent or not self._settings.sealed
+                    sha256 = await file.digest_block(block, alone=alone)
+                    if number in sent:
+                        self._budget.release(len(block))
+                        if sent[number] != sha256:
+                            await payloads.send(AbandonUpload(upload=upload))
+                            return False
+                        continue
+                    await payloads.send(
+                        PartPayload(
+                            upload=upload, number=number, body=block, sha256=sha256, leased=len(block)
+                        )
+                    )
+                    if self._stop.requested and number * plan.read_size < file.entry.size:
+                        # The journal keeps what was sent; the next run goes on from there.
+                        return True
+            entry = await file.finish()
+        except SourceError:
+            await payloads.send(AbandonUpload(upload=upload))
+            raise
+        await payloads.send(UploadEnd(upload=upload, entry=entry, part_count=number, bytes_read=entry.size))
+        return True
+
+    def _plan(self, entry: Entry) -> PartPlan:
+        return plan_parts(
+            entry.size,
+            sealed=self._settings.sealed,
+            part_size_bytes=self._settings.part_size_bytes,
+            limit_bytes=self._budget.limit_bytes,
+            path=entry.path,
+        )
+
+    def _upload(
+        self, change: Change, entry: Entry, plan: PartPlan, resumable: ResumableUpload | None
+    ) -> LargeUpload:
+        settings = self._settings
+        key = settings.content_key(entry.path, Kind.FILE)
+        return LargeUpload(
+            entry=entry,
+            pending=change.pending,
+            run=resumable.run if resumable else settings.run,
+            key=resumable.key if resumable else key,
+            part_size=plan.part_size,
+            stored_size=settings.stored_size(entry),
+            sealed=settings.sealed,
+            resumed=resumable,
+        )
+
+
+def _cost(change: Change) -> int:
+    """The bytes that reading a change takes from the budget."""
+    reads = change.action in (Action.UPLOAD, Action.RECHECK) and stat.S_ISREG(change.entry.mode)
+    return change.entry.size if reads else 0
+
+
+def _same_file(upload: ResumableUpload, entry: Entry) -> bool:
+    return (upload.size, upload.mtime_ns, upload.ctime_ns) == (entry.size, entry.mtime_ns, entry.ctime_ns)

@@ -1,0 +1,32 @@
+"""What the stages report to the recorder."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from asyncbackup.model import Failure, UploadReceipt
+
+
+class Unchanged(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A file that had to be read to see that nothing about it changed."""
+
+    path: bytes
+    bytes_read: int
+
+
+class Buried(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An entry of the last snapshot that is gone; with ``subtree`` a folder and all below it."""
+
+    path: bytes
+    subtree: bool
+
+
+class Revived(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An entry that an interrupted run believed gone and that is there, unchanged."""
+
+    path: bytes
+
+
+Outcome: TypeAlias = UploadReceipt | Failure | Unchanged | Buried | Revived

@@ -1,0 +1,236 @@
+"""Reading a batch of small entries in one thread hop: contents, targets, attributes, digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.format.manifest_entries import entry_fits
+from asyncbackup.format.metadata import encode_metadata
+from asyncbackup.model import Action, Change, Entry, Failure, Kind, Pending, SourceEntry, UploadReceipt
+from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs, source_entry
+from asyncbackup.pipeline.payload import CopyPayload, Payload, WholePayload
+from asyncbackup.pipeline.results import Outcome, Unchanged
+from asyncbackup.source import open_file, open_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
+
+READ_ATTEMPTS = 3
+EMPTY_SHA256 = hashlib.sha256().digest()
+
+
+class SmallResults:
+    """What a batch gave. ``grown`` are changes whose file is larger by now than its bytes were taken for."""
+
+    __slots__ = ("grown", "outcomes", "payloads")
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+        self.outcomes: list[Outcome] = []
+        self.grown: list[Change] = []
+
+
+class SmallReader:
+    """Called in threads; holds no state between calls."""
+
+    def __init__(self, settings: TransferSettings) -> None:
+        self._settings = settings
+
+    def read(self, changes: Sequence[Change]) -> SmallResults:
+        """Read every change of a batch; a failure is confined to its entry."""
+        results = SmallResults()
+        folder: bytes | None = None
+        descriptor = -1
+        try:
+            for change in changes:
+                entry = change.entry
+                try:
+                    if folder != entry.folder or descriptor < 0:
+                        if descriptor >= 0:
+                            os.close(descriptor)
+                            descriptor = -1
+                        descriptor = open_folder(self._settings.root, entry.folder)
+                        folder = entry.folder
+                    self._read_one(change, descriptor, results)
+                except OSError as error:
+                    reason = f"cannot read: {error.strerror or error}"
+                    results.outcomes.append(Failure(path=entry.path, reason=reason, kind=entry.kind))
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return results
+
+    def _read_one(self, change: Change, folder: int, results: SmallResults) -> None:
+        entry = change.entry
+        if change.action is Action.LINK:
+            self._read_link(change, results)
+        elif change.action is Action.METADATA:
+            xattrs = read_xattrs(_place(folder, entry.name))
+            results.outcomes.append(self._metadata_receipt(change, entry, xattrs))
+        elif stat.S_ISREG(entry.mode):
+            self._read_file(change, folder, results)
+        elif stat.S_ISLNK(entry.mode):
+            self._read_symlink(change, folder, results)
+        else:
+            xattrs = read_xattrs(_place(folder, entry.name))
+            self._emit(change, entry_of_source(entry, xattrs=xattrs), b"", EMPTY_SHA256, results)
+
+    def _read_file(self, change: Change, folder: int, results: SmallResults) -> None:
+        for _ in range(READ_ATTEMPTS):
+            descriptor = open_file(change.entry.name, folder)
+            try:
+                before = os.fstat(descriptor)
+                if not stat.S_ISREG(before.st_mode):
+                    results.outcomes.append(
+                        Failure(path=change.entry.path, reason="it is no regular file any more")
+                    )
+                    return
+                if before.st_size > change.entry.size:
+                    seen = source_entry(change.entry, before)
+                    results.grown.append(msgspec.structs.replace(change, entry=seen))
+                    return
+                body = _read_all(descriptor, before.st_size)
+                after = os.fstat(descriptor)
+                if body is None or _moved(before, after):
+                    continue
+                xattrs = read_xattrs(descriptor)
+            finally:
+                os.close(descriptor)
+            digest = hashlib.sha256(body).digest()
+            seen = source_entry(change.entry, before)
+            entry = entry_of_source(seen, xattrs=xattrs, sha256=digest)
+            if change.known is not None and change.known.sha256 == digest and change.known.extent is not None:
+                results.outcomes.append(self.known_content(change, entry, bytes_read=len(body)))
+            else:
+                self._emit(change, entry, body, digest, results)
+            return
+        results.outcomes.append(Failure(path=change.entry.path, reason="it kept changing while it was read"))
+
+    def _read_symlink(self, change: Change, folder: int, results: SmallResults) -> None:
+        seen = change.entry
+        target = os.readlink(seen.name, dir_fd=folder)
+        entry = entry_of_source(seen, xattrs=read_xattrs(_place(folder, seen.name)), target=target)
+        known = change.known
+        if known is not None and known.kind is Kind.SYMLINK and known.target == target:
+            results.outcomes.append(
+                UploadReceipt(
+                    entry=msgspec.structs.replace(entry, extent=known.extent), pending=change.pending
+                )
+            )
+        else:
+            self._emit(change, entry, b"", EMPTY_SHA256, results)
+
+    def _read_link(self, change: Change, results: SmallResults) -> None:
+        first, known = change.link_to, change.known
+        if (
+            first is None
+            or first.extent is None
+            or (first.size, first.mtime_ns) != (change.entry.size, change.entry.mtime_ns)
+        ):
+            reason = "it changed during the run, or the content under another name of it could not be saved"
+            results.outcomes.append(Failure(path=change.entry.path, reason=reason))
+            return
+        # One inode: what was read under the first name is the truth for all of them.
+        entry = msgspec.structs.replace(first, path=change.entry.path)
+        if known is not None and known.sha256 == first.sha256 and known.extent is not None:
+            entry = msgspec.structs.replace(entry, extent=known.extent)
+            results.outcomes.append(UploadReceipt(entry=entry, pending=change.pending))
+            return
+        results.payloads.append(
+            CopyPayload(
+                entry=entry,
+                pending=change.pending,
+                key=self._settings.content_key(entry.path, entry.kind),
+                source=first.extent,
+                first_path=first.path,
+            )
+        )
+
+    def known_content(self, change: Change, entry: Entry, *, bytes_read: int) -> UploadReceipt | Unchanged:
+        """What to report of a file that was read and holds what is already stored."""
+        known = change.known
+        if known is None or known.extent is None:
+            raise ValueError(f"nothing is stored of {entry.path!r}")
+        entry = msgspec.structs.replace(entry, extent=known.extent)
+        if entry == known and change.pending is not Pending.NEW:
+            return Unchanged(path=entry.path, bytes_read=bytes_read)
+        return UploadReceipt(entry=entry, pending=change.pending, bytes_read=bytes_read)
+
+    def _metadata_receipt(self, change: Change, seen: SourceEntry, xattrs: Xattrs) -> UploadReceipt | Failure:
+        known = change.known
+        if known is None:
+            raise ValueError(f"nothing is known of {seen.path!r}")
+        entry = entry_of_source(seen, xattrs=xattrs, sha256=known.sha256, target=known.target)
+        if not entry_fits(entry):
+            return _too_much_metadata(entry)
+        return UploadReceipt(
+            entry=msgspec.structs.replace(entry, extent=known.extent), pending=change.pending
+        )
+
+    def _emit(self, change: Change, entry: Entry, body: bytes, digest: bytes, results: SmallResults) -> None:
+        if not entry_fits(entry):
+            results.outcomes.append(_too_much_metadata(entry))
+            return
+        settings = self._settings
+        key = settings.content_key(entry.path, entry.kind)
+        # Folders and symlinks are empty objects in every mode: there is nothing to seal.
+        sealed = settings.sealed and entry.kind is Kind.FILE
+        results.payloads.append(
+            WholePayload(
+                entry=entry,
+                pending=change.pending,
+                key=key,
+                metadata=encode_metadata(
+                    entry, original_size=entry.size if sealed else None, long_path=key.startswith("long/")
+                ),
+                body=body,
+                body_sha256=b"" if sealed else digest,
+                encrypted=sealed,
+                leased=len(body),
+                bytes_read=len(body),
+            )
+        )
+
+
+def _too_much_metadata(entry: Entry) -> Failure:
+    return Failure(
+        path=entry.path,
+        reason="its path and extended attributes are too large for a manifest (1 MiB in all)",
+        kind=entry.kind,
+    )
+
+
+def _place(folder: int, name: bytes) -> int | bytes:
+    """The entry itself, reached through its folder's descriptor so that no path is ever too long;
+    the descriptor for the root. Python reads extended attributes on Linux only, where /proc is."""
+    return b"/proc/self/fd/%d/%s" % (folder, name) if name else folder
+
+
+def _read_all(descriptor: int, size: int) -> bytes | None:
+    """Exactly ``size`` bytes to the end of the file, or ``None`` where it has more or fewer."""
+    if not size:
+        return None if os.read(descriptor, 1) else b""
+    body = os.read(descriptor, size + 1)
+    while len(body) < size:  # a signal, or a file system that reads in pieces
+        more = os.read(descriptor, size + 1 - len(body))
+        if not more:
+            return None
+        body += more
+    if len(body) == size:
+        return None if os.read(descriptor, 1) else body
+    return None
+
+
+def _moved(before: os.stat_result, after: os.stat_result) -> bool:
+    return (
+        before.st_size != after.st_size
+        or before.st_mtime_ns != after.st_mtime_ns
+        or before.st_ctime_ns != after.st_ctime_ns
+    )

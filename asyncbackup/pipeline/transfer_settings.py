@@ -1,0 +1,47 @@
+"""What the three stages of a transfer need to know of the run; plain values, so that they can travel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from asyncbackup.format.envelope import sealed_size
+from asyncbackup.format.keys import content_key, run_prefix
+from asyncbackup.format.keyslots import RepositoryKey
+from asyncbackup.model import Entry, Kind, RunId
+from asyncbackup.resume import ResumableUpload
+
+
+class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``root`` is the section's folder, ``store_prefix_bytes`` the length of the destination's own
+    key prefix (it counts against S3's 1,024). ``key`` is ``None`` where nothing is encrypted.
+    ``resumable`` holds the unfinished uploads of earlier runs by path."""
+
+    root: bytes
+    section: str
+    run: RunId
+    repository: str
+    store_prefix_bytes: int
+    concurrency: int
+    part_size_bytes: int
+    memory_limit_bytes: int
+    key: RepositoryKey | None = None
+    resumable: Mapping[bytes, ResumableUpload] = {}
+
+    @property
+    def sealed(self) -> bool:
+        return self.key is not None
+
+    def content_key(self, path: bytes, kind: Kind) -> str:
+        """The key of an entry's object, relative to the run's prefix."""
+        prefix_bytes = self.store_prefix_bytes + len(run_prefix(self.section, self.run))
+        return content_key(path, kind, prefix_bytes=prefix_bytes)
+
+    def object_key(self, key: str, *, run: str | None = None) -> str:
+        """A key relative to the destination, of this run or an earlier one."""
+        return run_prefix(self.section, run or self.run) + key
+
+    def stored_size(self, entry: Entry) -> int:
+        """The size of the object that will hold the entry's content."""
+        return sealed_size(entry.size) if self.sealed else entry.size

@@ -1,0 +1,309 @@
+"""The uploader: payloads in, receipts out. As many tasks as requests are allowed at once.
+
+A body's bytes go back to the budget as soon as its request has ended. What was
+begun in several parts is written to the journal, so that a later run can go on
+with it; a sealed upload cannot be gone on with and is aborted when the run
+ends without completing it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.errors import ObjectMissingError, ObjectRefusedError, StoreError, UnsupportedError
+from asyncbackup.flow.cleanup import run_shielded
+from asyncbackup.format.keys import long_path_key
+from asyncbackup.format.metadata import encode_metadata, long_path_fits
+from asyncbackup.model import Entry, Extent, Failure, RunCounters, UploadReceipt
+from asyncbackup.pipeline.payload import (
+    AbandonUpload,
+    CopyPayload,
+    LargeUpload,
+    PartPayload,
+    Payload,
+    UploadEnd,
+    WholePayload,
+)
+from asyncbackup.resume import PartRecord, ResumableUpload, UploadJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.pipeline.results import Outcome
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
+    from asyncbackup.store.base import PartReceipt, Store, UploadId
+
+log = logging.getLogger(__name__)
+
+MAX_COPY_BYTES = 5 * 1024**3
+"""CopyObject's limit."""
+EMPTY_SHA256 = hashlib.sha256().digest()
+
+
+class Uploader:
+    """Sends payloads. ``run`` is called by ``concurrency`` tasks at once."""
+
+    def __init__(
+        self,
+        settings: TransferSettings,
+        store: Store,
+        budget: ByteBudget,
+        journal: UploadJournal,
+        counters: RunCounters,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._budget = budget
+        self._journal = journal
+        self._counters = counters
+        self._open: set[LargeUpload] = set()
+        self._copies = store.capabilities.server_side_copy and not settings.sealed
+
+    async def run(self, payloads: Receiver[Payload], outcomes: Sender[Outcome]) -> None:
+        """Work until the payloads end. Raises ``StoreError`` for everything that is not
+        confined to one object."""
+        with payloads, outcomes:
+            async for payload in payloads:
+                match payload:
+                    case WholePayload():
+                        await self._send_whole(payload, outcomes)
+                    case PartPayload():
+                        payload.upload.in_flight += 1
+                        await self._send_part(payload, outcomes)
+                    case UploadEnd():
+                        payload.upload.end = payload
+                        await self._settle(payload.upload, outcomes)
+                    case AbandonUpload():
+                        self._budget.release(payload.leased)
+                        payload.upload.abandoned = True
+                        await self._settle(payload.upload, outcomes)
+                    case CopyPayload():
+                        await outcomes.send(await self._copy(payload))
+
+    async def aclose(self) -> None:
+        """Abort what can never be gone on with. Call it after the last task has ended, however it ended."""
+        for upload in list(self._open):
+            if upload.sealed and upload.upload_id is not None:
+                what = f"aborting the upload of {upload.key!r}"
+                await run_shielded(self._abort(upload), what=what)
+
+    async def _send_whole(self, payload: WholePayload, outcomes: Sender[Outcome]) -> None:
+        key = self._settings.object_key(payload.key)
+        try:
+            result = await self._store.put(
+                key, payload.body, sha256=payload.body_sha256, metadata=payload.metadata
+            )
+            await self._put_long_path(payload.entry, payload.key)
+        except ObjectRefusedError as error:
+            await outcomes.send(_refused(payload.entry, error))
+            return
+        finally:
+            self._budget.release(payload.leased)
+        size = len(payload.body)
+        self._counters.bytes_uploaded += size
+        extent = Extent(
+            run=self._settings.run,
+            key=payload.key,
+            length=size,
+            checksum=_checksum(payload.body_sha256) if payload.encrypted else "",
+            encrypted=payload.encrypted,
+        )
+        del result  # an echo proves nothing; the digest that was sent along is what verify compares with
+        await outcomes.send(
+            UploadReceipt(
+                entry=msgspec.structs.replace(payload.entry, extent=extent),
+                pending=payload.pending,
+                bytes_read=payload.bytes_read,
+                bytes_uploaded=size,
+            )
+        )
+
+    async def _put_long_path(self, entry: Entry, key: str) -> None:
+        """A path too long for key and metadata gets an object of its own beside."""
+        if key.startswith("long/") and not long_path_fits(entry):
+            path_key = self._settings.object_key(long_path_key(entry.path))
+            await self._store.put(path_key, entry.path, sha256=hashlib.sha256(entry.path).digest())
+
+    async def _send_part(self, part: PartPayload, outcomes: Sender[Outcome]) -> None:
+        upload = part.upload
+        try:
+            if not upload.abandoned:
+                upload_id = await self._begin(upload)
+                receipt = await self._store.upload_part(
+                    self._settings.object_key(upload.key, run=upload.run),
+                    upload_id,
+                    part.number,
+                    part.body,
+                    sha256=part.sha256,
+                )
+                if not upload.sealed:
+                    await self._journal.part_sent(
+                        upload_id,
+                        PartRecord(
+                            number=receipt.number, size=receipt.size, etag=receipt.etag, sha256=part.sha256
+                        ),
+                    )
+                upload.parts[part.number] = msgspec.structs.replace(receipt, sha256=part.sha256)
+                self._counters.bytes_uploaded += len(part.body)
+        except ObjectRefusedError as error:
+            upload.abandoned = True
+            await outcomes.send(_refused(upload.entry, error))
+        finally:
+            self._budget.release(part.leased)
+            upload.in_flight -= 1
+        await self._settle(upload, outcomes)
+
+    async def _begin(self, upload: LargeUpload) -> UploadId:
+        """The upload's id; the first part creates it, and the journal knows it before a part is sent."""
+        async with upload.creating:
+            if upload.upload_id is None:
+                settings = self._settings
+                metadata = encode_metadata(
+                    upload.entry,
+                    original_size=upload.entry.size if upload.sealed else None,
+                    long_path=upload.key.startswith("long/"),
+                )
+                key = settings.object_key(upload.key)
+                upload.upload_id = await self._store.create_upload(key, metadata=metadata)
+                if not upload.sealed:
+                    await self._journal.begun(_journal_entry(settings, upload, upload.upload_id))
+            self._open.add(upload)
+            return upload.upload_id
+
+    async def _settle(self, upload: LargeUpload, outcomes: Sender[Outcome]) -> None:
+        """Complete or give up an upload whose last request has ended."""
+        if upload.in_flight:
+            return
+        if upload.abandoned:
+            await self._abort(upload)
+            return
+        end = upload.end
+        if end is None or len(upload.parts) < end.part_count:
+            return
+        upload.end = None  # settled once, by the task that comes first
+        upload_id = await self._begin(upload)
+        parts = [upload.parts[number] for number in sorted(upload.parts)]
+        key = self._settings.object_key(upload.key, run=upload.run)
+        try:
+            await self._store.complete_upload(key, upload_id, parts)
+            await self._put_long_path(end.entry, upload.key)
+        except ObjectRefusedError as error:
+            await self._abort(upload)
+            await outcomes.send(_refused(upload.entry, error))
+            return
+        except ObjectMissingError as error:
+            if upload.resumed is None:
+                raise
+            # The endpoint forgot what an earlier run had begun.
+            await self._forget(upload, upload_id)
+            reason = f"the upload that an earlier run began is gone ({error.reason}); run again"
+            await outcomes.send(Failure(path=upload.entry.path, reason=reason))
+            return
+        extent = Extent(
+            run=upload.run,
+            key=upload.key,
+            length=upload.stored_size,
+            checksum=composite_checksum(parts),
+            part_size=upload.part_size,
+            encrypted=upload.sealed,
+        )
+        await outcomes.send(
+            UploadReceipt(
+                entry=msgspec.structs.replace(end.entry, extent=extent),
+                pending=upload.pending,
+                bytes_read=end.bytes_read,
+                bytes_uploaded=sum(part.size for part in parts),
+            )
+        )
+        await self._forget(upload, upload_id)
+
+    async def _abort(self, upload: LargeUpload) -> None:
+        upload_id, upload.upload_id = upload.upload_id, None
+        if upload_id is None:
+            self._open.discard(upload)
+            return
+        key = self._settings.object_key(upload.key, run=upload.run)
+        try:
+            await self._store.abort_upload(key, upload_id)
+        except StoreError as error:
+            # The next run finds it by listing uploads, and a lifecycle rule would as well.
+            log.warning("could not abort the multipart upload of %s: %s", key, error)
+            return
+        await self._forget(upload, upload_id)
+
+    async def _forget(self, upload: LargeUpload, upload_id: UploadId) -> None:
+        self._open.discard(upload)
+        if not upload.sealed:
+            await self._journal.ended(upload_id)
+
+    async def _copy(self, payload: CopyPayload) -> Outcome:
+        """A further name of stored content: a copy inside the store, else an object that names the first."""
+        settings, source, entry = self._settings, payload.source, payload.entry
+        key = settings.object_key(payload.key)
+        if self._copies and not source.encrypted and source.length <= MAX_COPY_BYTES:
+            metadata = encode_metadata(entry, original_size=None, long_path=payload.key.startswith("long/"))
+            source_key = settings.object_key(source.key, run=source.run)
+            try:
+                await self._store.copy(source_key, key, metadata=metadata)
+            except UnsupportedError as error:
+                self._copies = False
+                log.info(
+                    "the endpoint copies no objects (%s): further names of a file become references",
+                    error.reason,
+                )
+            except ObjectRefusedError as error:
+                return _refused(entry, error)
+            else:
+                # A copy is a single object, however the source was uploaded.
+                extent = Extent(run=settings.run, key=payload.key, length=source.length)
+                return UploadReceipt(
+                    entry=msgspec.structs.replace(entry, extent=extent), pending=payload.pending
+                )
+        metadata = encode_metadata(
+            entry,
+            original_size=None,
+            long_path=payload.key.startswith("long/"),
+            first_path=payload.first_path,
+        )
+        try:
+            await self._store.put(key, b"", sha256=EMPTY_SHA256, metadata=metadata)
+        except ObjectRefusedError as error:
+            return _refused(entry, error)
+        return UploadReceipt(entry=msgspec.structs.replace(entry, extent=source), pending=payload.pending)
+
+
+def composite_checksum(parts: Sequence[PartReceipt]) -> str:
+    """S3's composite SHA-256 of a multipart object: the digest of the parts' digests, and their number."""
+    digest = hashlib.sha256(b"".join(part.sha256 for part in parts)).digest()
+    return f"{_checksum(digest)}-{len(parts)}"
+
+
+def _checksum(sha256: bytes) -> str:
+    return base64.b64encode(sha256).decode()
+
+
+def _refused(entry: Entry, error: ObjectRefusedError) -> Failure:
+    return Failure(
+        path=entry.path, reason=f"the endpoint refuses its object: {error.reason}", kind=entry.kind
+    )
+
+
+def _journal_entry(settings: TransferSettings, upload: LargeUpload, upload_id: UploadId) -> ResumableUpload:
+    entry = upload.entry
+    return ResumableUpload(
+        path=entry.path,
+        run=settings.run,
+        key=upload.key,
+        upload_id=upload_id,
+        part_size=upload.part_size,
+        size=entry.size,
+        mtime_ns=entry.mtime_ns,
+        ctime_ns=entry.ctime_ns,
+    )

@@ -1,0 +1,209 @@
+"""The walker: folders in, listings of ``lstat``ed entries out.
+
+Several tasks share a stack of pending folders (last in, first out, so that it
+stays small) and list as many folders in one thread hop as give a good batch.
+The stack is the walker's own: were pending folders queued in the bounded
+output channel, walkers that wait for room would wait for themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.excludes import Excludes
+from asyncbackup.model import Failure, Kind, SourceEntry, join_path
+from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
+from asyncbackup.source import folder_descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncbackup.flow.channel import Sender
+    from asyncbackup.flow.stop import StopRequest
+    from asyncbackup.flow.workers import ThreadGate
+
+BATCH_ENTRIES = 2048
+"""Entries that one listing batch aims at; benchmarks/micro has the curve."""
+CHUNK_ENTRIES = 8192
+"""A folder with more entries is listed in several chunks, so that no batch grows with a folder."""
+
+
+class WalkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``skip_inodes`` are (dev, ino) of folders that are never entered: the state folder and a
+    destination inside the tree. ``device`` bounds the walk to one file system, ``None`` does not."""
+
+    root: bytes
+    excludes: Excludes
+    skip_inodes: frozenset[tuple[int, int]] = frozenset()
+    device: int | None = None
+    tasks: int = 4
+
+
+async def walk(settings: WalkSettings, out: Sender[WalkBatch], gate: ThreadGate, stop: StopRequest) -> None:
+    """List the whole tree into ``out``, in no particular order of folders.
+
+    Ends early, as if at the end of the tree, when a stop is requested: the
+    engine then commits nothing.
+    """
+    pending: list[bytes] = [b""]
+    working = 0
+    changed = asyncio.Condition()
+
+    async def work(sender: Sender[WalkBatch]) -> None:
+        nonlocal working
+        with sender:
+            while True:
+                async with changed:
+                    while not pending and working and not stop.requested:
+                        await changed.wait()
+                    if not pending or stop.requested:
+                        changed.notify_all()
+                        return
+                    # Share what is there: one task must not take a wide level alone.
+                    share = max(1, min(len(pending) // settings.tasks, 256))
+                    folders = [pending.pop() for _ in range(share)]
+                    working += 1
+                lister = FolderLister(settings, folders)
+                try:
+                    while (batch := await gate.run(lister.next_batch)) is not None:
+                        await sender.send(batch)
+                        if _stopped(stop):
+                            return
+                finally:
+                    lister.close()
+                    pending.extend(lister.found)
+                    working -= 1
+                    async with changed:
+                        changed.notify_all()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(settings.tasks):
+            group.create_task(work(out.clone()))
+    out.close()
+
+
+def _stopped(stop: StopRequest) -> bool:
+    # As a call: a type checker believes that an attribute, once false, stays so across awaits.
+    return stop.requested
+
+
+class FolderLister:
+    """Lists some folders in batches, in a thread. ``found`` are the folders below them, complete
+    once ``next_batch`` returned ``None``."""
+
+    def __init__(self, settings: WalkSettings, folders: list[bytes]) -> None:
+        self.found: list[bytes] = []
+        self._settings = settings
+        self._folders = folders
+        self._chunks: Iterator[FolderChunk] | None = None
+        self._unlisted: list[Failure] = []
+        self._special: list[bytes] = []
+        self._excluded = 0
+
+    def next_batch(self) -> WalkBatch | None:
+        """About ``BATCH_ENTRIES`` entries, or ``None`` at the end."""
+        if self._chunks is None:
+            self._chunks = self._list_all()
+        chunks: list[FolderChunk] = []
+        entries = 0
+        for chunk in self._chunks:
+            chunks.append(chunk)
+            entries += len(chunk.entries) + 1
+            if entries >= BATCH_ENTRIES:
+                break
+        if not (chunks or self._unlisted or self._special or self._excluded):
+            return None
+        batch = WalkBatch(
+            chunks=tuple(chunks),
+            unlisted=tuple(self._unlisted),
+            special=tuple(self._special),
+            excluded=self._excluded,
+        )
+        self._unlisted, self._special, self._excluded = [], [], 0
+        return batch
+
+    def close(self) -> None:
+        """Close the folder that is being listed, if any."""
+        self._chunks = iter(())
+
+    def _list_all(self) -> Iterator[FolderChunk]:
+        for folder in self._folders:
+            try:
+                yield from self._list_folder(folder)
+            except OSError as error:
+                self._unlisted.append(
+                    Failure(path=folder, reason=f"cannot list: {error.strerror}", kind=Kind.FOLDER)
+                )
+
+    def _list_folder(self, folder: bytes) -> Iterator[FolderChunk]:
+        settings = self._settings
+        with folder_descriptor(settings.root, folder) as descriptor:
+            if not folder:
+                own = _source_entry(b"", b"", os.fstat(descriptor))
+                yield FolderChunk(folder=b"", entries=(own,), upto=b"")
+            with os.scandir(descriptor) as scan:
+                # Listed from a descriptor the names come as str, undecodable bytes as surrogates.
+                listed = sorted((os.fsencode(item.name), item) for item in scan)
+            after: bytes | None = b"" if not folder else None
+            for begin in range(0, max(len(listed), 1), CHUNK_ENTRIES):
+                part = listed[begin : begin + CHUNK_ENTRIES]
+                upto = part[-1][0] if begin + CHUNK_ENTRIES < len(listed) else None
+                unknown: list[bytes] = []
+                entries = tuple(self._look_at(folder, part, unknown))
+                yield FolderChunk(
+                    folder=folder, entries=entries, unknown=tuple(unknown), after=after, upto=upto
+                )
+                after = upto
+
+    def _look_at(
+        self, folder: bytes, part: list[tuple[bytes, os.DirEntry[str]]], unknown: list[bytes]
+    ) -> Iterator[SourceEntry]:
+        settings = self._settings
+        excludes = settings.excludes
+        for name, item in part:
+            path = join_path(folder, name)
+            is_folder = item.is_dir(follow_symlinks=False)
+            if excludes(path, is_folder):
+                self._excluded += 1
+                continue
+            try:
+                status = item.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # gone since it was listed: as if it had never been
+            except OSError as error:
+                self._unlisted.append(Failure(path=path, reason=f"cannot stat: {error.strerror}"))
+                unknown.append(name)
+                continue
+            mode = status.st_mode
+            if stat.S_ISDIR(mode):
+                if (status.st_dev, status.st_ino) in settings.skip_inodes:
+                    self._excluded += 1
+                    continue
+                if settings.device is None or status.st_dev == settings.device:
+                    self.found.append(path)
+            elif not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                self._special.append(path)
+                continue
+            yield _source_entry(folder, name, status)
+
+
+def _source_entry(folder: bytes, name: bytes, status: os.stat_result) -> SourceEntry:
+    return SourceEntry(
+        folder,
+        name,
+        status.st_mode,
+        status.st_size if not stat.S_ISDIR(status.st_mode) else 0,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_dev,
+        status.st_ino,
+        getattr(status, "st_blocks", 0),
+    )
