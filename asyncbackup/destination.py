@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
@@ -48,6 +49,19 @@ def check_destination(url: str) -> str:
 def is_remote(url: str) -> bool:
     """Whether a checked destination is on an S3 endpoint."""
     return url.startswith("s3://")
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder that a checked ``file://`` destination names; ``None`` for one that is remote."""
+    return None if is_remote(url) else Path(url.removeprefix("file://"))
+
+
+def key_prefix_bytes(url: str) -> int:
+    """The bytes that a checked destination puts before every key, which count against a key's limit."""
+    if not is_remote(url):
+        return 0
+    _, _, prefix = url.removeprefix("s3://").partition("/")
+    return len(prefix.encode()) + 1 if prefix else 0
 
 
 def check_endpoint_url(url: str) -> str:

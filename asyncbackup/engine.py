@@ -1,0 +1,406 @@
+"""One run of one section: opens what it needs, wires the stages, and commits after all of them ended clean.
+
+The data's way is drawn in docs/design.md; the order of writes that makes a
+crash at any point harmless is specified there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup import __version__
+from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.counting import count_ahead
+from asyncbackup.destination import key_prefix_bytes, local_folder
+from asyncbackup.errors import (
+    AccessDeniedError,
+    CatalogError,
+    Interrupted,
+    ObjectMissingError,
+    SourceGuardError,
+)
+from asyncbackup.excludes import compile_excludes
+from asyncbackup.flow.channel import Receiver, Sender, open_channel
+from asyncbackup.flow.groups import single_error
+from asyncbackup.flow.stop import StopRequest
+from asyncbackup.flow.workers import ThreadGate
+from asyncbackup.format.escape import escape_path
+from asyncbackup.format.keys import snapshot_key
+from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
+from asyncbackup.format.runid import new_run_id
+from asyncbackup.leftovers import take_up_uploads
+from asyncbackup.limits import LimitSampler
+from asyncbackup.model import Action, Change, RunCounters, RunId, RunSummary
+from asyncbackup.pipeline.detector import Detector
+from asyncbackup.pipeline.recorder import Recorder
+from asyncbackup.pipeline.tally import Tally
+from asyncbackup.pipeline.transfer import Transfer, open_transfer
+from asyncbackup.pipeline.transfer_settings import TransferSettings
+from asyncbackup.pipeline.walker import WalkSettings, walk
+from asyncbackup.repository.manifest_upload import ManifestUpload
+from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.text import local_path
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+
+    from asyncbackup.catalog.links import DeferredLink
+    from asyncbackup.config import SectionSettings, Settings
+    from asyncbackup.model import Failure
+    from asyncbackup.pipeline.listing import WalkBatch
+    from asyncbackup.pipeline.results import Outcome
+    from asyncbackup.resume import ResumableUpload
+
+log = logging.getLogger(__name__)
+
+WALK_BATCHES = 4
+"""Listings that may wait for the detector: one being compared, the next ones ready."""
+CHANGE_BATCHES = 16
+OUTCOMES = 4096
+FAILURES_IN_CATALOG = 100
+"""Failures of a run that ``stats`` can still name later."""
+DESCRIPTOR = "descriptor"
+"""The catalog's copy of the descriptor, so that a run need not fetch it."""
+
+MIN_PART_BYTES = 5 * 1024 * 1024
+
+
+async def run_section(
+    settings: Settings,
+    section: SectionSettings,
+    *,
+    dry_run: bool = False,
+    checksum: bool = False,
+    scan_ahead: bool = False,
+    counters: RunCounters | None = None,
+    stop: StopRequest | None = None,
+) -> RunSummary:
+    """Save the section's tree as one snapshot and tell what was done.
+
+    ``checksum`` reads every file instead of trusting its times; ``dry_run``
+    sends nothing and changes nothing; ``scan_ahead`` counts the tree beside
+    the run, so that ``counters`` can tell how much is left.
+
+    Failures confined to single files are in the summary. Raises
+    ``SourceGuardError``, ``CatalogError``, ``SectionBusyError``, ``StoreError``,
+    ``FormatError``, ``KeyUnlockError``, or ``Interrupted`` once a requested
+    stop has left everything in order; then no snapshot was made.
+    """
+    counters = counters or RunCounters()
+    stop = stop or StopRequest()
+    _check_source(section)
+    async with Catalog.open(
+        settings.database_path(section.name), section=section.name, destination=section.destination
+    ) as catalog:
+        await _guard_against_empty(section, catalog)
+        run = _Run(settings, section, catalog, counters, stop, checksum=checksum, scan_ahead=scan_ahead)
+        return await (run.rehearse() if dry_run else run.save())
+
+
+class _Run:
+    """The state of one run. The public way in is :func:`run_section`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        section: SectionSettings,
+        catalog: Catalog,
+        counters: RunCounters,
+        stop: StopRequest,
+        *,
+        checksum: bool,
+        scan_ahead: bool,
+    ) -> None:
+        self._settings = settings
+        self._section = section
+        self._catalog = catalog
+        self._counters = counters
+        self._stop = stop
+        self._scan_ahead = scan_ahead
+        self._detector = Detector(catalog.entries, catalog.links, counters, checksum=checksum)
+        self._walk_settings = _walk_settings(settings, section)
+        self._began = time.monotonic()
+
+    async def save(self) -> RunSummary:
+        catalog = self._catalog
+        async with open_repository(
+            self._settings,
+            self._section,
+            cached_descriptor=await catalog.read_meta(DESCRIPTOR),
+            expected_repository=catalog.identity.repository,
+            on_retry=self._on_retry,
+        ) as repository:
+            await _check_last_snapshot(repository, catalog)
+            started_ns = time.time_ns()
+            last = await catalog.runs.last()
+            run = new_run_id(started_ns, after=last.run if last else None)
+            resumable: dict[bytes, ResumableUpload] = {}
+            if await catalog.runs.ended_unclean() or await catalog.uploads.all():
+                resumable = await take_up_uploads(repository, catalog)
+            await catalog.runs.begin(run, started_ns=started_ns)
+            await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
+            await catalog.links.clear()
+            recorder = Recorder(catalog.entries, self._counters)
+            async with open_transfer(
+                self._transfer_settings(repository, run, resumable),
+                repository.store,
+                catalog.uploads,
+                self._counters,
+                self._stop,
+            ) as transfer:
+                sampler = LimitSampler(transfer.budget, self._counters)
+                with single_error():
+                    async with self._background(sampler.run()):
+                        await self._save_tree(transfer, recorder, sampler)
+                        await self._save_links(transfer, recorder, sampler)
+            if self._stop.requested:
+                await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)
+                raise Interrupted(
+                    "stopped as asked; what was uploaded is kept, and the next run goes on from there"
+                )
+            await self._write_manifest(repository, run, started_ns, recorder.failures)
+            await catalog.entries.commit_pending()
+            summary = self._summary(
+                snapshot=run,
+                requests=dict(repository.store.requests),
+                peak_inflight_bytes=transfer.budget.peak_bytes,
+                limited_by=sampler.limited_by,
+                limited_by_shares=sampler.shares,
+                failures=tuple(recorder.failures),
+            )
+            kept = msgspec.structs.replace(summary, failures=summary.failures[:FAILURES_IN_CATALOG])
+            await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=True, summary=kept)
+            await catalog.write_meta(DESCRIPTOR, repository.descriptor_bytes)
+            return summary
+
+    async def rehearse(self) -> RunSummary:
+        """The dry run: walk and compare, send nothing, keep nothing."""
+        await self._catalog.links.clear()
+        tally = Tally(self._catalog.entries, self._counters)
+        changes_in, changes = _change_channel()
+        outcomes_in, outcomes = _outcome_channel()
+        with single_error():
+            async with self._background(), asyncio.TaskGroup() as group:
+                with outcomes_in:
+                    self._start_detecting(group, changes_in, outcomes_in.clone())
+                    group.create_task(tally.count_changes(changes, outcomes_in.clone()))
+                group.create_task(tally.count_outcomes(outcomes))
+        async for page in self._catalog.links.deferred():
+            for link in page:
+                tally.count_change(_change_of_link(link))
+        if self._stop.requested:
+            raise Interrupted("stopped as asked; nothing was changed")
+        return self._summary(
+            failures=tuple(tally.failures), dry_run=True, bytes_to_upload=tally.bytes_to_upload
+        )
+
+    async def _save_tree(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
+        """Walk, detect, transfer, record: everything but further names of linked files."""
+        changes_in, changes = _change_channel()
+        outcomes_in, outcomes = _outcome_channel()
+        sampler.watch(changes, transfer)
+        async with asyncio.TaskGroup() as group:
+            with outcomes_in:
+                self._start_detecting(group, changes_in, outcomes_in.clone())
+                group.create_task(transfer.run(changes, outcomes_in.clone()))
+            group.create_task(recorder.run(outcomes))
+
+    async def _save_links(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
+        """Further names of files whose content is saved by now."""
+        changes_in, changes = _change_channel()
+        outcomes_in, outcomes = _outcome_channel()
+        sampler.watch(changes, transfer)
+        async with asyncio.TaskGroup() as group:
+            with outcomes_in:
+                group.create_task(transfer.run(changes, outcomes_in.clone()))
+            group.create_task(recorder.run(outcomes))
+            with changes_in:
+                if not self._stop.requested:
+                    async for page in self._catalog.links.deferred():
+                        await changes_in.send([_change_of_link(link) for link in page])
+
+    def _start_detecting(
+        self, group: asyncio.TaskGroup, changes: Sender[list[Change]], outcomes: Sender[Outcome]
+    ) -> None:
+        listings_in: Sender[WalkBatch]
+        listings_in, listings = open_channel("listings", WALK_BATCHES)
+        group.create_task(self._walk(listings_in))
+        group.create_task(self._detector.run(listings, changes, outcomes))
+
+    async def _walk(self, listings: Sender[WalkBatch]) -> None:
+        gate = ThreadGate("walk", self._walk_settings.tasks)
+        try:
+            await walk(self._walk_settings, listings, gate, self._stop)
+        finally:
+            gate.close(wait=False)
+
+    @asynccontextmanager
+    async def _background(self, *work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+        """Work beside the run that ends with it."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in work]
+            if self._scan_ahead:
+                tasks.append(group.create_task(count_ahead(self._walk_settings, self._counters)))
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def _write_manifest(
+        self, repository: Repository, run: RunId, started_ns: int, failures: Sequence[Failure]
+    ) -> None:
+        """The commit: once the manifest is there, so is the snapshot."""
+        header = ManifestHeader(
+            snapshot=run,
+            section=self._section.name,
+            repository=repository.repository_id,
+            started_ns=started_ns,
+            host=platform.node(),
+            source=escape_path(os.fsencode(self._section.path)),
+            software=f"asyncbackup {__version__}",
+        )
+        async with ManifestUpload(repository, header) as upload:
+            async for page in self._catalog.entries.in_order():
+                await upload.add(page)
+            await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(failures)))
+
+    def _transfer_settings(
+        self, repository: Repository, run: RunId, resumable: Mapping[bytes, ResumableUpload]
+    ) -> TransferSettings:
+        settings = self._settings
+        quarter = settings.memory_limit_bytes // 4
+        return TransferSettings(
+            root=self._walk_settings.root,
+            section=self._section.name,
+            run=run,
+            repository=repository.repository_id,
+            store_prefix_bytes=key_prefix_bytes(self._section.destination),
+            concurrency=settings.concurrency,
+            part_size_bytes=min(settings.part_size_bytes, max(MIN_PART_BYTES, quarter)),
+            memory_limit_bytes=settings.memory_limit_bytes,
+            key=repository.key,
+            resumable=resumable,
+        )
+
+    def _on_retry(self, reason: str) -> None:
+        self._counters.retries += 1
+        log.info("%s", reason)
+
+    def _summary(
+        self,
+        *,
+        failures: tuple[Failure, ...],
+        snapshot: str = "",
+        requests: dict[str, int] | None = None,
+        peak_inflight_bytes: int = 0,
+        limited_by: str = "walk",
+        limited_by_shares: dict[str, float] | None = None,
+        dry_run: bool = False,
+        bytes_to_upload: int = 0,
+    ) -> RunSummary:
+        counters = self._counters
+        return RunSummary(
+            section=self._section.name,
+            snapshot=snapshot,
+            files_scanned=counters.files_scanned,
+            files_new=counters.files_new,
+            files_changed=counters.files_changed,
+            files_unchanged=counters.files_unchanged,
+            files_deleted=counters.files_deleted,
+            files_failed=counters.files_failed,
+            files_ignored=counters.files_ignored,
+            symlinks=counters.symlinks,
+            folders=counters.folders,
+            bytes_scanned=counters.bytes_scanned,
+            bytes_read=counters.bytes_read,
+            bytes_uploaded=counters.bytes_uploaded,
+            requests=requests or {},
+            elapsed_seconds=round(time.monotonic() - self._began, 3),
+            peak_inflight_bytes=peak_inflight_bytes,
+            limited_by=limited_by,
+            limited_by_shares=limited_by_shares or {},
+            dry_run=dry_run,
+            bytes_to_upload=bytes_to_upload,
+            failures=failures,
+        )
+
+
+def _change_channel() -> tuple[Sender[list[Change]], Receiver[list[Change]]]:
+    return open_channel("changes", CHANGE_BATCHES)
+
+
+def _outcome_channel() -> tuple[Sender[Outcome], Receiver[Outcome]]:
+    return open_channel("outcomes", OUTCOMES)
+
+
+def _change_of_link(link: DeferredLink) -> Change:
+    return Change(
+        entry=link.entry, action=Action.LINK, pending=link.pending, known=link.known, link_to=link.first
+    )
+
+
+def _check_source(section: SectionSettings) -> None:
+    """Raises ``SourceGuardError`` unless the section's path is a folder that can be listed."""
+    try:
+        with os.scandir(section.path):
+            pass
+    except OSError as error:
+        raise SourceGuardError(
+            f"section {section.name!r}: cannot list {local_path(section.path)}: {error.strerror}; mount it, "
+            "make it readable, or correct 'path' in the configuration. Nothing was changed"
+        ) from error
+
+
+async def _guard_against_empty(section: SectionSettings, catalog: Catalog) -> None:
+    """A tree that is suddenly empty is more likely an unmounted disk than a wish."""
+    with os.scandir(section.path) as scan:
+        empty = next(scan, None) is None
+    if empty and not section.allow_empty_source and not await catalog.entries.is_empty():
+        raise SourceGuardError(
+            f"section {section.name!r}: {local_path(section.path)} is empty, but the last snapshot is "
+            "not; is a disk not mounted? If it is meant to be empty, set allow_empty_source = true. "
+            "Nothing was changed"
+        )
+
+
+async def _check_last_snapshot(repository: Repository, catalog: Catalog) -> None:
+    """The only request of a run that is no upload: is what the catalog relies on still there?"""
+    last = await catalog.runs.last_snapshot()
+    if last is None:
+        return
+    try:
+        await repository.store.head(snapshot_key(repository.section, last))
+    except ObjectMissingError as error:
+        raise CatalogError(
+            f"the database relies on snapshot {last}, which the destination has not: it is older than a "
+            "deletion there. Move the database away and rebuild it with 'asyncbackup syncdb_remote'"
+        ) from error
+    except AccessDeniedError:
+        log.info("the credentials may not read: whether snapshot %s is still there is not checked", last)
+
+
+def _walk_settings(settings: Settings, section: SectionSettings) -> WalkSettings:
+    inodes: set[tuple[int, int]] = set()
+    for folder in (settings.state_dir, local_folder(section.destination)):
+        if folder is None:
+            continue
+        try:
+            status = folder.stat()
+        except OSError:
+            continue
+        inodes.add((status.st_dev, status.st_ino))
+    root = section.path.stat()
+    inodes.discard((root.st_dev, root.st_ino))
+    return WalkSettings(
+        root=os.fsencode(section.path),
+        excludes=compile_excludes(section.exclude, section=section.name),
+        skip_inodes=frozenset(inodes),
+        device=root.st_dev if section.one_file_system else None,
+    )
