@@ -39,6 +39,10 @@ class SourceGuardError(AsyncBackupError):
     """The source as a whole looks wrong (missing, or suddenly empty); nothing was committed."""
 
 
+class TargetError(AsyncBackupError):
+    """The target of a restore as a whole cannot be written (full, read-only); what was begun is kept."""
+
+
 class CatalogError(AsyncBackupError):
     """The local database is missing, damaged, or not the one of this section."""
 
@@ -53,6 +57,10 @@ class SectionBusyError(AsyncBackupError):
 
 class FormatError(AsyncBackupError):
     """Bytes at the destination do not follow docs/format.md."""
+
+
+class RepositoryMissingError(AsyncBackupError):
+    """There is no repository at the destination yet; the message names ``initdb``."""
 
 
 class KeyUnlockError(AsyncBackupError):

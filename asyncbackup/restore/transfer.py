@@ -1,0 +1,153 @@
+"""From rows to files: workers download, writers put small files in place a batch a thread hop.
+
+    rows ──jobs──▶ workers (one request each) ──fetched──▶ writers (threads) ──▶ tally
+                       └── large files: streamed by the worker itself ─────────────▲
+
+A worker takes bytes of the budget before it downloads; the writer gives them
+back. Writers wait for nobody but threads, so the two channels cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender, open_channel
+from asyncbackup.flow.groups import single_error
+from asyncbackup.restore.builder import Builder, FetchedFile
+from asyncbackup.restore.content import Checker, Content, Fetcher, content_of
+from asyncbackup.restore.hops import hop
+from asyncbackup.restore.outcome import ContentError, Outcome, failed
+
+if TYPE_CHECKING:
+    from asyncbackup.catalog.selection import SelectedEntry
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.stop import StopRequest
+    from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.restore.large import LargeFiles
+    from asyncbackup.restore.tally import Tally
+
+WRITERS = 2
+WRITE_BATCH_FILES = 64
+"""Small files written in one thread hop at most: a hop costs as much as writing one or two."""
+SMALL_LIMIT_BYTES = 1024 * 1024
+"""Larger files are streamed: their content is never whole in memory."""
+
+
+class Transfer:
+    """Downloads and writes files. ``small_limit_bytes`` bounds what is held whole."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        fetcher: Fetcher,
+        large: LargeFiles,
+        gate: ThreadGate,
+        budget: ByteBudget,
+        tally: Tally,
+        stop: StopRequest,
+        *,
+        section: str,
+        workers: int,
+    ) -> None:
+        self.small_limit_bytes = min(SMALL_LIMIT_BYTES, budget.limit_bytes // 4)
+        self._builder = builder
+        self._fetcher = fetcher
+        self._large = large
+        self._gate = gate
+        self._budget = budget
+        self._tally = tally
+        self._stop = stop
+        self._section = section
+        self._workers = workers
+
+    async def run(self, pages: AsyncIterator[Sequence[SelectedEntry]]) -> None:
+        """Restore the files of all pages; begins nothing new once a stop is requested.
+
+        Raises the first error that ends a restore.
+        """
+        jobs_in: Sender[SelectedEntry]
+        jobs_in, jobs_out = open_channel("files to fetch", 2 * self._workers)
+        fetched_in: Sender[FetchedFile]
+        fetched_in, fetched_out = open_channel("files to write", WRITE_BATCH_FILES)
+        with single_error():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(pages, jobs_in))
+                with jobs_out, fetched_in:
+                    for _ in range(self._workers):
+                        group.create_task(self._work(jobs_out.clone(), fetched_in.clone()))
+                with fetched_out:
+                    for _ in range(WRITERS):
+                        group.create_task(self._write(fetched_out.clone()))
+
+    async def _feed(self, pages: AsyncIterator[Sequence[SelectedEntry]], jobs: Sender[SelectedEntry]) -> None:
+        with jobs:
+            async for page in pages:
+                for row in page:
+                    if self._stop.requested:
+                        return
+                    await jobs.send(row)
+
+    async def _work(self, jobs: Receiver[SelectedEntry], fetched: Sender[FetchedFile]) -> None:
+        with jobs, fetched:
+            async for row in jobs:
+                if self._stop.requested:
+                    continue  # taken out, so that nobody waits for room
+                self._tally.counters.current_path = row.entry.path
+                try:
+                    content = content_of(row.entry, self._section, can_open=self._fetcher.can_open)
+                    if content.length > self.small_limit_bytes:
+                        await self._tally.add([await self._large.restore(row, content)])
+                    else:
+                        await self._fetch(row, content, fetched)
+                except ContentError as error:
+                    await self._tally.add([failed(row, error.reason)])
+                self._tally.counters.bytes_downloaded = self._fetcher.received_bytes
+
+    async def _fetch(self, row: SelectedEntry, content: Content, fetched: Sender[FetchedFile]) -> None:
+        leased = await self._budget.acquire(content.length)
+        try:
+            file = await self._download(row, content)
+            await fetched.send(file)
+        except BaseException:
+            self._budget.release(leased)
+            raise
+
+    async def _download(self, row: SelectedEntry, content: Content) -> FetchedFile:
+        stored = await self._fetcher.whole(content)
+        checker = Checker(row.entry, content.key, self._fetcher.opener(content))
+        return FetchedFile(row, content, stored, checker)
+
+    async def _write(self, fetched: Receiver[FetchedFile]) -> None:
+        with fetched:
+            while True:
+                try:
+                    files = await fetched.receive_some(WRITE_BATCH_FILES)
+                except EndOfChannel:
+                    return
+                try:
+                    await self._tally.add(await self._write_batch(files))
+                finally:
+                    self._budget.release(sum(file.content.length for file in files))
+
+    async def _write_batch(self, files: Sequence[FetchedFile]) -> list[Outcome]:
+        written = await hop(self._gate, self._builder.write_files, files)
+        outcomes = written.outcomes
+        if written.damaged:
+            contents = {file.row.id: file.content for file in files}
+            for row, _ in written.damaged:
+                outcomes.append(await self._once_more(row, contents[row.id]))
+        return outcomes
+
+    async def _once_more(self, row: SelectedEntry, content: Content) -> Outcome:
+        """Download a file again that came damaged: a bit may have flipped on the way. Its bytes
+        of the budget are still taken."""
+        try:
+            file = await self._download(row, content)
+        except ContentError as error:
+            return failed(row, error.reason)
+        written = await hop(self._gate, self._builder.write_files, [file])
+        if written.damaged:
+            return failed(row, written.damaged[0][1].reason)
+        return written.outcomes[0]

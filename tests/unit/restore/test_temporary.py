@@ -1,0 +1,144 @@
+"""Temporary files and their way to the final name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncbackup.catalog.selection import Role, SelectedEntry, State
+from asyncbackup.restore.metadata import Privileges
+from asyncbackup.restore.overwrite import Overwrite
+from asyncbackup.restore.temporary import SPARSE_BLOCK_BYTES, TemporaryFile, temporary_name
+from asyncbackup.restore.tree import BlockedError, TargetTree
+from tests.unit.restore.backup import file_entry
+
+if TYPE_CHECKING:
+    from asyncbackup.model import Entry
+
+PRIVILEGES = Privileges.of_process(privileged=False)
+TOKEN = "t"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[TargetTree]:
+    opened = TargetTree.open(tmp_path)
+    yield opened
+    opened.close()
+
+
+def row_of(entry: Entry) -> SelectedEntry:
+    return SelectedEntry(7, State.TODO, Role.FILE, False, None, entry)
+
+
+def restore(tree: TargetTree, entry: Entry, content: bytes, overwrite: Overwrite) -> None:
+    temporary = TemporaryFile(tree, row_of(entry), TOKEN)
+    try:
+        temporary.write(0, content)
+        assert temporary.commit(PRIVILEGES, overwrite).problems == []
+    finally:
+        temporary.abandon()
+
+
+@pytest.mark.parametrize("overwrite", list(Overwrite))
+def test_a_file_appears_with_all_its_metadata(tree: TargetTree, tmp_path: Path, overwrite: Overwrite) -> None:
+    restore(tree, file_entry("f", mode=0o100640, mtime_ns=-5, size=3), b"abc", overwrite)
+    status = (tmp_path / "f").stat()
+    assert (tmp_path / "f").read_bytes() == b"abc"
+    assert (status.st_mode, status.st_mtime_ns, status.st_nlink) == (0o100640, -5, 1)
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_it_is_private_until_it_is_done(tree: TargetTree, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        temporary = TemporaryFile(tree, row_of(file_entry("f", mode=0o100666)), TOKEN)
+    finally:
+        os.umask(old)
+    assert (tmp_path / temporary_name(TOKEN, 7).decode()).stat().st_mode & 0o777 == 0o600
+    temporary.abandon()
+    temporary.abandon()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("planted", ["file", "symlink"])
+def test_what_stands_under_the_temporary_name_is_removed_not_used(
+    tree: TargetTree, tmp_path: Path, planted: str
+) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("untouched")
+    place = tmp_path / temporary_name(TOKEN, 7).decode()
+    if planted == "file":
+        os.link(canary, place)
+    else:
+        place.symlink_to(canary)
+    restore(tree, file_entry("f", size=1), b"x", Overwrite.ALWAYS)
+    assert canary.read_text() == "untouched"
+    assert sorted(os.listdir(tmp_path)) == ["canary", "f"]
+
+
+@pytest.mark.parametrize("overwrite", [Overwrite.ALWAYS, Overwrite.CHANGED])
+def test_a_symlink_and_an_empty_folder_are_replaced(
+    tree: TargetTree, tmp_path: Path, overwrite: Overwrite
+) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("untouched")
+    (tmp_path / "f").symlink_to(canary)
+    restore(tree, file_entry("f", size=1), b"x", overwrite)
+    assert not (tmp_path / "f").is_symlink()
+    assert canary.read_text() == "untouched"
+    (tmp_path / "g").mkdir()
+    restore(tree, file_entry("g", size=1), b"x", overwrite)
+    assert (tmp_path / "g").read_bytes() == b"x"
+
+
+def test_a_folder_with_content_is_not_replaced(tree: TargetTree, tmp_path: Path) -> None:
+    (tmp_path / "f/inside").mkdir(parents=True)
+    with pytest.raises(BlockedError, match="not empty"):
+        restore(tree, file_entry("f", size=1), b"x", Overwrite.ALWAYS)
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_never_loses_against_what_appeared_meanwhile(tree: TargetTree, tmp_path: Path) -> None:
+    temporary = TemporaryFile(tree, row_of(file_entry("f", size=1)), TOKEN)
+    temporary.write(0, b"x")
+    (tmp_path / "f").write_text("quicker")
+    with pytest.raises(FileExistsError):
+        temporary.commit(PRIVILEGES, Overwrite.NEVER)
+    temporary.abandon()
+    assert (tmp_path / "f").read_text() == "quicker"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_zeros_become_holes_whatever_the_chunks(tree: TargetTree, tmp_path: Path) -> None:
+    block = SPARSE_BLOCK_BYTES
+    content = b"a" * 100 + bytes(20 * block) + b"b" * block + bytes(40 * block) + b"c" + bytes(10 * block)
+    temporary = TemporaryFile(tree, row_of(file_entry("f", size=len(content), sparse=True)), TOKEN)
+    for begin in range(0, len(content), 7000):
+        temporary.write(begin, content[begin : begin + 7000])
+    temporary.commit(PRIVILEGES, Overwrite.ALWAYS)
+    assert (tmp_path / "f").read_bytes() == content
+    assert (tmp_path / "f").stat().st_blocks * 512 <= 6 * block
+
+
+def test_zeros_of_a_file_that_was_not_sparse_are_written(tree: TargetTree, tmp_path: Path) -> None:
+    content = bytes(8 * SPARSE_BLOCK_BYTES)
+    restore(tree, file_entry("f", size=len(content)), content, Overwrite.ALWAYS)
+    with (tmp_path / "f").open("rb") as file:
+        os.fsync(file.fileno())
+        assert os.fstat(file.fileno()).st_blocks * 512 >= len(content)
+
+
+def test_parts_in_any_order_can_be_read_back(tree: TargetTree, tmp_path: Path) -> None:
+    temporary = TemporaryFile(tree, row_of(file_entry("f", size=6)), TOKEN)
+    temporary.write(3, b"def")
+    temporary.write(0, b"abc")
+    assert temporary.read(2, 3) == b"cde"
+    temporary.clear()
+    assert temporary.read(0, 10) == b""
+    temporary.write(0, b"uvwxyz")
+    temporary.commit(PRIVILEGES, Overwrite.ALWAYS)
+    assert (tmp_path / "f").read_bytes() == b"uvwxyz"
