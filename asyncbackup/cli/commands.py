@@ -126,6 +126,8 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
     """Write the options of ``command`` below their headings, the global ones last."""
     rows: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for parameter in command.get_params(ctx):
+        if not isinstance(parameter, click.Option):
+            continue
         record = parameter.get_help_record(ctx)
         if record is not None:
             rows[parameter.heading if isinstance(parameter, GroupedOption) else GLOBAL].append(record)

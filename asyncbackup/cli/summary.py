@@ -88,13 +88,10 @@ def run_lines(summary: RunSummary, *, verbose: bool) -> list[str]:
         lines.append(row("took", format_duration(summary.elapsed_seconds)))
         return [*lines, *failure_lines(summary.failures, total=_failed(summary), every=verbose)]
     lines.append(row("read", read))
-    lines.append(
-        row(
-            "uploaded",
-            f"{format_size(summary.bytes_uploaded)} at "
-            f"{format_rate(summary.bytes_uploaded, summary.elapsed_seconds)}",
-        )
-    )
+    uploaded = format_size(summary.bytes_uploaded)
+    if summary.bytes_uploaded:
+        uploaded += f" at {format_rate(summary.bytes_uploaded, summary.elapsed_seconds)}"
+    lines.append(row("uploaded", uploaded))
     lines.append(row("requests", request_text(summary.requests)))
     lines.append(row("took", format_duration(summary.elapsed_seconds) + _limited(summary)))
     lines.append(row("in flight", f"at most {format_size(summary.peak_inflight_bytes)} of file bytes"))

@@ -1,0 +1,1 @@
+"""A tour through asyncbackup on this machine: ``make demo``."""
