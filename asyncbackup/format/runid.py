@@ -7,17 +7,17 @@ is also the order of the runs, whatever the clock does.
 
 from __future__ import annotations
 
-import calendar
 import re
 import secrets
-import time
+from datetime import UTC, datetime, timedelta
 
 from asyncbackup.errors import FormatError
 from asyncbackup.model import RunId
 
 _NS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_SECOND = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 _TEXT = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z-[0-9a-f]{4}", re.ASCII)
-_LAST_SECOND = calendar.timegm((9999, 12, 31, 23, 59, 59))
 
 
 def new_run_id(now_ns: int, *, after: RunId | None) -> RunId:
@@ -32,18 +32,21 @@ def new_run_id(now_ns: int, *, after: RunId | None) -> RunId:
         second = max(second, run_time_ns(after) // _NS + 1)
     if not 0 <= second <= _LAST_SECOND:
         raise ValueError(f"a run cannot begin {second} s after 1970: the year must be 1970 to 9999")
-    return RunId(f"{_stamp(second)}-{secrets.token_hex(2)}")
+    moment = _EPOCH + timedelta(seconds=second)
+    return RunId(f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}")
 
 
 def run_time_ns(run: str) -> int:
     """The second in ``run`` as nanoseconds since 1970. Raises :class:`FormatError`."""
-    match = _TEXT.fullmatch(run)
-    if match is not None:
+    if match := _TEXT.fullmatch(run):
         year, month, day, hour, minute, second = map(int, match.groups())
-        # timegm rolls an impossible date over (February 30th is March 2nd): such an id is refused.
-        seconds = calendar.timegm((year, month, day, hour, minute, second)) if year >= 1970 else -1
-        if 1 <= month <= 12 and seconds >= 0 and _stamp(seconds) == run[:16]:
-            return seconds * _NS
+        try:
+            moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        except ValueError:
+            pass  # the thirteenth month, February 30th
+        else:
+            if moment >= _EPOCH:
+                return (moment - _EPOCH) // timedelta(seconds=1) * _NS
     raise FormatError(f"{run!r} is not a run id (like 20261122T195000Z-3fa2)")
 
 
@@ -54,7 +57,3 @@ def is_run_id(text: str) -> bool:
     except FormatError:
         return False
     return True
-
-
-def _stamp(seconds: int) -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
