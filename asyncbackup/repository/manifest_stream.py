@@ -1,0 +1,177 @@
+"""Reading one manifest object as it arrives: decrypted, decoded, checked, never whole in memory."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from itertools import islice
+from typing import TYPE_CHECKING, Self
+
+from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError
+from asyncbackup.format.envelope import MAGIC, Opener
+from asyncbackup.format.keys import snapshot_key
+from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+    from types import TracebackType
+
+    from asyncbackup.repository.open import Repository
+
+# A batch of the reader is at most 256 KiB of JSON lines, some 700 entries; four of them
+# outweigh the hop to a thread (50 to 100 µs) by far.
+_BATCHES_PER_HOP = 4
+
+WINDOW_BYTES = 1024 * 1024
+
+
+class ManifestStream:
+    """One manifest, open for one pass. Use it in ``async with``; :attr:`header` is there from then on.
+
+    An open object holds one of the store's requests. With ``in_windows`` the
+    manifest is read by ranges of 1 MiB, so that any number of streams can be
+    read side by side whatever the concurrency.
+
+    Entering raises ``ObjectMissingError`` for a snapshot that does not exist,
+    ``FormatError`` for a damaged one, or one that stands at another's key,
+    ``AuthenticationError`` for one that was tampered with, and
+    ``KeyUnlockError`` for an encrypted one of a section that is not.
+    """
+
+    def __init__(self, repository: Repository, run: str, *, in_windows: bool = False) -> None:
+        self.key = snapshot_key(repository.section, run)
+        self.trailer: ManifestTrailer | None = None
+        """Set once all items were taken."""
+        self._repository = repository
+        self._run = run
+        self._in_windows = in_windows
+        self._reader = ManifestReader(name=self.key)
+        self._batches = self._read()
+        self._first: list[Item] | None = None
+
+    @property
+    def header(self) -> ManifestHeader:
+        header = self._reader.header
+        if header is None:
+            raise RuntimeError("a manifest's header is known once it was opened")
+        return header
+
+    async def __aenter__(self) -> Self:
+        try:
+            # The first items, or a clean end without any, come after the header.
+            self._first = await anext(self._batches, None)
+            self._check_header()
+        except BaseException:
+            await self._batches.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._batches.aclose()
+
+    async def items(self) -> AsyncGenerator[list[Item], None]:
+        """The items in their order, in batches of a few thousand at most. Once only.
+
+        That they were all is known when the iteration has ended without an error.
+        """
+        first, self._first = self._first, None
+        if first:
+            yield first
+        async with aclosing(self._batches) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _read(self) -> AsyncGenerator[list[Item], None]:
+        reader, run_in_thread = self._reader, self._repository.threads.run
+        decoder = _Plain(self._repository, self.key)
+        async with aclosing(self._chunks()) as chunks:
+            async for chunk in chunks:
+                batches = reader.batches(await run_in_thread(decoder.feed, chunk))
+                while (items := await run_in_thread(_take, batches)) is not None:
+                    yield items
+        for items in reader.batches(decoder.finish()):
+            yield items
+        self.trailer = reader.finish()
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        store = self._repository.store
+        if not self._in_windows:
+            async with store.open(self.key) as source:
+                async for chunk in source:
+                    yield chunk
+            return
+        size = (await store.head(self.key)).size
+        for offset in range(0, size, WINDOW_BYTES):
+            length = min(WINDOW_BYTES, size - offset)
+            async with store.open(self.key, offset=offset, length=length) as source:
+                window = b"".join([chunk async for chunk in source])
+            yield window
+
+    def _check_header(self) -> None:
+        header, repository = self.header, self._repository
+        for what, found, wanted in (
+            ("snapshot", header.snapshot, self._run),
+            ("section", header.section, repository.section),
+            ("repository", header.repository, repository.repository_id),
+        ):
+            if found != wanted:
+                raise FormatError(
+                    f"{self.key}: it is a manifest of {what} {found!r} and stands in the place of one of "
+                    f"{wanted!r}; somebody moved or replaced it"
+                )
+
+
+def _take(batches: Iterator[list[Item]]) -> list[Item] | None:
+    """Some batches as one, ``None`` at the end. What they raise is raised here."""
+    taken = list(islice(batches, _BATCHES_PER_HOP))
+    if not taken:
+        return None
+    return taken[0] if len(taken) == 1 else [item for batch in taken for item in batch]
+
+
+class _Plain:
+    """The plaintext of a manifest, whether the section is encrypted or not."""
+
+    __slots__ = ("_head", "_key", "_opener", "_repository")
+
+    def __init__(self, repository: Repository, key: str) -> None:
+        self._repository = repository
+        self._key = key
+        self._head = b""
+        self._opener = (
+            None
+            if repository.key is None
+            else Opener(
+                repository.key,
+                repository=repository.repository_id,
+                section=repository.section,
+                object_key=key,
+            )
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        """The plaintext that ``data`` adds; authenticated where the section is encrypted."""
+        if len(self._head) < len(MAGIC):
+            self._head += data[: len(MAGIC) - len(self._head)]
+            self._check_magic()
+        return data if self._opener is None else self._opener.feed(data)
+
+    def finish(self) -> bytes:
+        """Check that nothing is missing at the end; the last plaintext."""
+        return b"" if self._opener is None else self._opener.finish()
+
+    def _check_magic(self) -> None:
+        if len(self._head) < len(MAGIC):
+            return
+        section = self._repository.section
+        if self._opener is None and self._head == MAGIC:
+            raise KeyUnlockError(
+                f"{self._key} is encrypted, but section {section!r} names no secret; "
+                f"enable sections.{section}.encryption with the pass phrase of this destination"
+            )
+        if self._opener is not None and self._head != MAGIC:
+            raise AuthenticationError(
+                f"{self._key} is not encrypted, but section {section!r} is: it was replaced, or is older "
+                "than that; to read a snapshot of that time, disable encryption in the configuration"
+            )

@@ -1,0 +1,161 @@
+"""Writing a manifest while its entries come: the object whose appearance is the commit of a snapshot."""
+
+from __future__ import annotations
+
+import base64
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from asyncbackup.flow.cleanup import run_shielded
+from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer
+from asyncbackup.format.keys import snapshot_key
+from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from asyncbackup.model import Entry
+    from asyncbackup.repository.open import Repository
+    from asyncbackup.store.base import PartReceipt, UploadId
+
+PART_BYTES = 8 * 1024 * 1024
+"""What is larger goes up in parts of this size, all equal but the last."""
+
+_ENTRIES_WORTH_A_HOP = 64
+
+
+class ManifestReceipt(NamedTuple):
+    """What became durable: the stored size in bytes, and S3's checksum (base64 SHA-256 or a composite)."""
+
+    size: int
+    checksum: str
+
+
+class ManifestUpload:
+    """One manifest on its way up. Use it in ``async with``; only :meth:`commit` makes it appear.
+
+    Leaving the block without a commit, by whatever way, leaves nothing at the
+    destination; an abort that the process does not live to send is made up for
+    by the next run, which reaps unfinished uploads. Memory: three parts at most.
+    """
+
+    def __init__(
+        self, repository: Repository, header: ManifestHeader, *, part_bytes: int = PART_BYTES
+    ) -> None:
+        self.key = snapshot_key(repository.section, header.snapshot)
+        self._repository = repository
+        self._store = repository.store
+        self._writer = ManifestWriter(header)
+        self._part_bytes = part_bytes
+        self._sealer: Sealer | None = None
+        self._upload: UploadId | None = None
+        self._parts: list[PartReceipt] = []
+        self._pending = bytearray()
+        """Compressed and not yet sent; sealed as well once an upload was begun."""
+        self._sent_bytes = 0
+        self._finished = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished and self._upload is not None:
+            await run_shielded(
+                self._store.abort_upload(self.key, self._upload), what=f"aborting the upload of {self.key}"
+            )
+        self._finished = True
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        """Append entries, in the order of (folder, name) over all calls.
+
+        Raises ``FormatError`` for an entry that no reader would accept, and
+        ``StoreError``; either way the manifest can no longer be committed.
+        """
+        if len(entries) >= _ENTRIES_WORTH_A_HOP:
+            await self._repository.threads.run(self._encode, entries)
+        else:
+            self._encode(entries)
+        await self._send_full_parts()
+
+    async def commit(self, trailer: ManifestTrailer) -> ManifestReceipt:
+        """End the manifest and make it appear. Returns once it is durable.
+
+        The counts of ``trailer`` are filled in. Raises ``StoreError``, then
+        nothing appeared (after a lost connection, or when cancelled, it may have).
+        """
+        await self._repository.threads.run(self._finish, trailer)
+        await self._send_full_parts()
+        body, digest = await self._repository.threads.run(self._last_body)
+        if self._upload is None:
+            await self._store.put(self.key, body, sha256=digest, if_absent=True)
+            checksum = base64.b64encode(digest).decode()
+        else:
+            await self._send_part(body, digest)
+            await self._store.complete_upload(self.key, self._upload, self._parts)
+            digests = b"".join(part.sha256 for part in self._parts)
+            checksum = f"{base64.b64encode(sha256(digests).digest()).decode()}-{len(self._parts)}"
+        self._finished = True
+        return ManifestReceipt(self._sent_bytes + (0 if self._upload else len(body)), checksum)
+
+    def _encode(self, entries: Sequence[Entry]) -> None:
+        """On a thread where it is worth it; calls never overlap."""
+        self._take(self._writer.add(entries))
+
+    def _finish(self, trailer: ManifestTrailer) -> None:
+        self._take(self._writer.finish(trailer))
+        if self._sealer is not None:
+            self._pending += self._sealer.finalize()
+
+    def _take(self, compressed: bytes) -> None:
+        self._pending += compressed if self._sealer is None else self._sealer.update(compressed)
+
+    async def _send_full_parts(self) -> None:
+        if self._upload is None and len(self._pending) > self._part_bytes:
+            self._upload = await self._store.create_upload(self.key, metadata={})
+            if self._repository.key is not None:
+                await self._repository.threads.run(self._begin_sealed_stream)
+        # One byte more than a part: the last part is never empty.
+        while self._upload is not None and len(self._pending) > self._part_bytes:
+            body, digest = await self._repository.threads.run(self._cut_part)
+            await self._send_part(body, digest)
+
+    def _begin_sealed_stream(self) -> None:
+        sealer = self._sealer_of(UNKNOWN_SIZE)
+        plaintext, self._pending = self._pending, bytearray(sealer.start())
+        self._pending += sealer.update(plaintext)
+        self._sealer = sealer
+
+    def _cut_part(self) -> tuple[bytes, bytes]:
+        body = bytes(self._pending[: self._part_bytes])
+        del self._pending[: self._part_bytes]
+        return body, sha256(body).digest()
+
+    def _last_body(self) -> tuple[bytes, bytes]:
+        body = bytes(self._pending)
+        self._pending.clear()
+        if self._upload is None and self._repository.key is not None:
+            sealer = self._sealer_of(len(body))
+            body = bytes(sealer.start()) + bytes(sealer.update(body)) + bytes(sealer.finalize())
+        return body, sha256(body).digest()
+
+    def _sealer_of(self, size: int) -> Sealer:
+        repository = self._repository
+        assert repository.key is not None
+        return Sealer(
+            repository.key,
+            repository=repository.repository_id,
+            section=repository.section,
+            object_key=self.key,
+            size=size,
+        )
+
+    async def _send_part(self, body: bytes, digest: bytes) -> None:
+        assert self._upload is not None
+        receipt = await self._store.upload_part(
+            self.key, self._upload, len(self._parts) + 1, body, sha256=digest
+        )
+        self._parts.append(receipt)
+        self._sent_bytes += len(body)

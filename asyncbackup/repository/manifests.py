@@ -1,0 +1,132 @@
+"""Manifests at the destination: reading a snapshot's entries, its header, its trailer.
+
+Writing one is :class:`~asyncbackup.repository.manifest_upload.ManifestUpload`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING
+
+from asyncbackup.errors import FormatError
+from asyncbackup.format.manifest import Deleted, Item, ManifestHeader, ManifestTrailer
+from asyncbackup.model import Entry, Kind
+from asyncbackup.repository.manifest_stream import ManifestStream
+from asyncbackup.repository.manifest_upload import ManifestReceipt, ManifestUpload
+from asyncbackup.repository.overlay import overlay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from asyncbackup.repository.open import Repository
+
+__all__ = ["ManifestReceipt", "ManifestUpload", "read_header", "read_manifest", "read_trailer"]
+
+
+async def read_manifest(repository: Repository, run: str) -> AsyncGenerator[list[Entry], None]:
+    """Every entry of a snapshot in the order of (folder, name), in batches of some thousand at most.
+
+    A snapshot that is a difference is laid over the ones it rests on, all of
+    them read at the same time, so memory stays the same whatever their sizes.
+    That the entries were all is known when the iteration ended without an
+    error; close the iterator (``contextlib.aclosing``) when leaving it early.
+
+    Raises as :class:`~asyncbackup.repository.manifest_stream.ManifestStream` does.
+    """
+    async with ManifestStream(repository, run) as stream:
+        if stream.header.base is None:
+            async with aclosing(_entries(stream)) as entries:
+                async for batch in entries:
+                    yield batch
+            return
+    async with aclosing(_read_chain(repository, run)) as entries:
+        async for batch in entries:
+            yield batch
+
+
+async def _read_chain(repository: Repository, run: str) -> AsyncGenerator[list[Entry], None]:
+    async with AsyncExitStack() as stack:
+        chain = [await stack.enter_async_context(ManifestStream(repository, run, in_windows=True))]
+        while (base := chain[-1].header.base) is not None:
+            above = chain[-1]
+            below = await stack.enter_async_context(ManifestStream(repository, base, in_windows=True))
+            if below.header.depth != above.header.depth - 1:
+                raise FormatError(
+                    f"{above.key}: depth {above.header.depth} does not fit its base {base}, "
+                    f"which has depth {below.header.depth}"
+                )
+            chain.append(below)
+        newest = chain[0]
+        entries = await stack.enter_async_context(aclosing(_entries(chain.pop())))
+        while chain:
+            changes = await stack.enter_async_context(aclosing(chain.pop().items()))
+            entries = await stack.enter_async_context(aclosing(overlay(entries, changes)))
+        tally = _Tally()
+        async for batch in entries:
+            tally.add(batch)
+            yield batch
+        tally.check(newest)
+
+
+async def read_header(repository: Repository, run: str) -> ManifestHeader:
+    """The header of one manifest; no more of it is read than that takes. Raises as ``read_manifest`` does."""
+    async with ManifestStream(repository, run) as stream:
+        return stream.header
+
+
+async def read_trailer(repository: Repository, run: str) -> ManifestTrailer:
+    """The trailer of one manifest (the totals of its snapshot, and what was not saved).
+
+    The whole manifest is read for it, those it rests on are not. Raises as
+    ``read_manifest`` does.
+    """
+    async with ManifestStream(repository, run) as stream, aclosing(stream.items()) as items:
+        async for _ in items:
+            pass
+        assert stream.trailer is not None
+        return stream.trailer
+
+
+async def _entries(stream: ManifestStream) -> AsyncGenerator[list[Entry], None]:
+    async with aclosing(stream.items()) as batches:
+        async for batch in batches:
+            yield _only_entries(batch, stream.key)
+
+
+def _only_entries(batch: list[Item], key: str) -> list[Entry]:
+    entries = [item for item in batch if not isinstance(item, Deleted)]
+    if len(entries) != len(batch):
+        raise FormatError(f"{key}: it deletes entries of a base that it does not have")
+    return entries
+
+
+class _Tally:
+    """Counts the entries of a snapshot that was put together, to compare with what its trailer says."""
+
+    __slots__ = ("bytes", "files", "folders", "symlinks")
+
+    def __init__(self) -> None:
+        self.files = self.folders = self.symlinks = self.bytes = 0
+
+    def add(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if entry.kind is Kind.FILE:
+                self.files += 1
+                self.bytes += entry.size
+            elif entry.kind is Kind.FOLDER:
+                self.folders += 1
+            else:
+                self.symlinks += 1
+
+    def check(self, stream: ManifestStream) -> None:
+        trailer = stream.trailer
+        assert trailer is not None, "a merged stream ends when all its parts have"
+        if (self.files, self.folders, self.symlinks, self.bytes) != (
+            trailer.files,
+            trailer.folders,
+            trailer.symlinks,
+            trailer.bytes,
+        ):
+            raise FormatError(
+                f"{stream.key}: with the snapshots it rests on it does not add up to what its last line says"
+            )

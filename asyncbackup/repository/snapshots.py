@@ -1,0 +1,123 @@
+"""Which snapshots a destination holds, and which of them a user means."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.errors import ConfigError
+from asyncbackup.format.keys import run_of_snapshot_key, snapshots_prefix
+from asyncbackup.format.runid import run_time_ns
+from asyncbackup.model import RunId
+from asyncbackup.repository.times import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import tzinfo
+
+    from asyncbackup.repository.open import Repository
+
+LATEST = "latest"
+
+_NAMED_IN_ERRORS = 10
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot as the listing shows it. ``size`` is that of its manifest, as stored;
+    ``started_ns`` the start of its run, to the second."""
+
+    id: RunId
+    key: str
+    size: int
+    started_ns: int
+    modified_ns: int = 0
+
+
+async def list_snapshots(repository: Repository) -> list[SnapshotInfo]:
+    """Every snapshot of the section, oldest first. One listing, no manifest is read.
+
+    Keys below the prefix that name no snapshot are passed over.
+    """
+    found: list[SnapshotInfo] = []
+    async for page in repository.store.list(snapshots_prefix(repository.section)):
+        for info in page:
+            run = run_of_snapshot_key(repository.section, info.key)
+            if run is not None:
+                found.append(
+                    SnapshotInfo(
+                        id=run,
+                        key=info.key,
+                        size=info.size,
+                        started_ns=run_time_ns(run),
+                        modified_ns=info.modified_ns,
+                    )
+                )
+    found.sort(key=lambda snapshot: snapshot.id)
+    return found
+
+
+async def resolve_snapshot(
+    repository: Repository, text: str, *, now_ns: int | None = None, zone: tzinfo | None = None
+) -> RunId:
+    """The snapshot that ``text`` names at the destination; see :func:`choose_snapshot`."""
+    return choose_snapshot(
+        await list_snapshots(repository), text, section=repository.section, now_ns=now_ns, zone=zone
+    )
+
+
+def choose_snapshot(
+    snapshots: Sequence[SnapshotInfo],
+    text: str,
+    *,
+    section: str,
+    now_ns: int | None = None,
+    zone: tzinfo | None = None,
+) -> RunId:
+    """The one of ``snapshots`` (oldest first) that ``text`` names.
+
+    ``text`` is an id, the beginning of exactly one id, ``latest``, or a time
+    (see :func:`~asyncbackup.repository.times.parse_time`), which stands for
+    the newest snapshot that began not later.
+
+    Raises ``ConfigError`` naming what exists where none or several fit.
+    """
+    if not snapshots:
+        raise ConfigError(
+            f"section {section!r} has no snapshot at its destination; 'asyncbackup run {section}' makes one"
+        )
+    text = text.strip()
+    if text.lower() == LATEST:
+        return snapshots[-1].id
+    matching = [snapshot.id for snapshot in snapshots if text and snapshot.id.startswith(text)]
+    if len(matching) == 1 or text in matching:
+        return RunId(text) if text in matching else matching[0]
+    if matching:
+        raise ConfigError(f"{text!r} fits {len(matching)} snapshots: {_named(matching)}; give more of the id")
+    try:
+        end_ns = parse_time(text, now_ns=time.time_ns() if now_ns is None else now_ns, zone=zone)
+    except ValueError as error:
+        raise ConfigError(f"{error}; section {section!r} has {_all_named(snapshots)}") from None
+    if end_ns is None:
+        raise ConfigError(
+            f"section {section!r} has no snapshot {text!r}, and it is neither 'latest' nor a time like "
+            f"2026-11-01, 2026-11-01T12:00 or '3 days ago'; there are {_all_named(snapshots)}"
+        )
+    earlier = [snapshot.id for snapshot in snapshots if snapshot.started_ns <= end_ns]
+    if not earlier:
+        raise ConfigError(
+            f"section {section!r} has no snapshot as old as {text!r}; there are {_all_named(snapshots)}"
+        )
+    return earlier[-1]
+
+
+def _all_named(snapshots: Sequence[SnapshotInfo]) -> str:
+    return _named([snapshot.id for snapshot in snapshots])
+
+
+def _named(ids: Sequence[RunId]) -> str:
+    """The newest ids, and how many more there are."""
+    shown = ", ".join(ids[-_NAMED_IN_ERRORS:])
+    more = len(ids) - _NAMED_IN_ERRORS
+    return f"{shown} and {more} older ones" if more > 0 else shown

@@ -1,0 +1,301 @@
+"""Making and opening repositories: what is written, what is asked, what every mistake says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from asyncbackup.errors import (
+    CatalogError,
+    FormatError,
+    KeyUnlockError,
+    RepositoryMissingError,
+    StoreError,
+)
+from asyncbackup.format.descriptor import FLOOR, decode_descriptor
+from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY
+from asyncbackup.repository.create import create_repository
+from asyncbackup.repository.open import open_repository
+from asyncbackup.repository.restore_readme import RESTORE_README, RESTORE_SCRIPT
+from asyncbackup.store.open import open_store
+from tests.pipeline.repository_fixtures import (
+    FIRST,
+    SECOND,
+    Link,
+    repository_at,
+    save,
+    settings_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from asyncbackup.config import SectionSettings, Settings
+    from tests.servers import S3Endpoint
+
+
+async def test_creating_writes_descriptor_and_readme_once(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
+    made = await create_repository(settings, section)
+    assert (made.created, made.slot_added, made.readme_written) == (True, False, True)
+    assert sorted(os.listdir(folder_destination)) == ["RESTORE.md", "asyncbackup.json"]
+    assert (folder_destination / DESCRIPTOR_KEY).read_bytes() == made.descriptor
+    assert (folder_destination / README_KEY).read_text() == RESTORE_README
+    assert decode_descriptor(made.descriptor).repository == made.repository_id
+
+    (folder_destination / README_KEY).write_text("my own words")
+    again = await create_repository(settings, section)
+    assert (again.created, again.slot_added, again.readme_written) == (False, False, False)
+    assert again.descriptor == made.descriptor
+    assert (folder_destination / README_KEY).read_text() == "my own words"
+
+
+async def test_creating_makes_a_missing_folder(tmp_path: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{tmp_path}/new/place")
+    assert (await create_repository(settings, section)).created
+
+
+@pytest.mark.parametrize("server", ["rclone_s3", "seaweed_s3"])
+async def test_creating_and_opening_on_servers(
+    tmp_path: Path, server: str, request: pytest.FixtureRequest
+) -> None:
+    endpoint: S3Endpoint = request.getfixturevalue(server)
+    settings, section = settings_for(
+        tmp_path, f"s3://{endpoint.fresh_bucket()}/deep/prefix", s3=endpoint.settings(), encrypted=True
+    )
+    made = await create_repository(settings, section, cost=FLOOR)
+    assert made.created
+    assert not (await create_repository(settings, section, cost=FLOOR)).created
+    async with open_repository(settings, section) as repository:
+        assert repository.repository_id == made.repository_id
+        assert repository.descriptor_bytes == made.descriptor
+        assert repository.key is not None
+
+
+async def test_a_missing_bucket_is_not_taken_for_a_missing_repository(
+    tmp_path: Path, seaweed_s3: S3Endpoint
+) -> None:
+    settings, section = settings_for(tmp_path, "s3://no-such-bucket-here", s3=seaweed_s3.settings())
+    with pytest.raises(StoreError, match="no-such-bucket-here"):
+        await create_repository(settings, section)
+
+
+async def test_encryption_turned_on_later_adds_a_slot_to_the_same_repository(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    url = f"file://{folder_destination}"
+    plain = await create_repository(*settings_for(tmp_path, url))
+    settings, section = settings_for(tmp_path, url, encrypted=True)
+    with pytest.raises(KeyUnlockError, match="has no key slot; 'asyncbackup initdb' adds one"):
+        async with open_repository(settings, section):
+            pass
+    made = await create_repository(settings, section, cost=FLOOR)
+    assert (made.created, made.slot_added) == (False, True)
+    assert made.repository_id == plain.repository_id
+    async with open_repository(settings, section) as repository:
+        assert repository.key is not None
+    async with open_repository(*settings_for(tmp_path, url)) as repository:
+        assert repository.key is None
+
+
+async def test_two_sections_share_one_key(tmp_path: Path, folder_destination: Path) -> None:
+    url = f"file://{folder_destination}"
+    keys = []
+    for name in ("home", "mail"):
+        async with repository_at(*settings_for(tmp_path, url, encrypted=True, name=name)) as repository:
+            assert repository.key is not None
+            keys.append(repository.key.reveal())
+    assert keys[0] == keys[1]
+
+
+async def test_a_wrong_pass_phrase_is_one_clear_line(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    await create_repository(settings, section, cost=FLOOR)
+    (tmp_path / "passphrase").write_text("another-phrase-7c\n")
+    for opening in (create_repository(settings, section), _open(settings, section)):
+        with pytest.raises(KeyUnlockError) as caught:
+            await opening
+        message = str(caught.value)
+        assert message.startswith(
+            "sections.home.encryption.passphrase_file: the given pass phrase opens none"
+        )
+        assert "\n" not in message
+        assert "another-phrase-7c" not in message
+
+
+async def test_a_key_file_opens_as_well(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    key_file = tmp_path / "key"
+    key_file.write_bytes(os.urandom(32))
+    key_file.chmod(0o600)
+    encryption = msgspec.structs.replace(section.encryption, passphrase_file=None, key_file=key_file)
+    section = msgspec.structs.replace(section, encryption=encryption)
+    await create_repository(settings, section)
+    async with open_repository(settings, section) as repository:
+        assert repository.key is not None
+
+
+async def test_a_cached_descriptor_saves_every_request(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    made = await create_repository(settings, section, cost=FLOOR)
+    async with open_repository(
+        settings, section, cached_descriptor=made.descriptor, expected_repository=made.repository_id
+    ) as repository:
+        assert repository.key is not None
+        assert not repository.store.requests
+    async with open_repository(settings, section) as repository:
+        assert repository.store.requests == {"GetObject": 1}
+
+
+async def test_an_outdated_cached_descriptor_is_fetched_anew(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    url = f"file://{folder_destination}"
+    outdated = (await create_repository(*settings_for(tmp_path, url))).descriptor
+    settings, section = settings_for(tmp_path, url, encrypted=True)
+    made = await create_repository(settings, section, cost=FLOOR)
+    for cached in (outdated, b"{}"):
+        async with open_repository(settings, section, cached_descriptor=cached) as repository:
+            assert repository.descriptor_bytes == made.descriptor
+            assert repository.key is not None
+
+
+async def test_another_repository_than_the_databases_is_refused(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
+    await create_repository(settings, section)
+    with pytest.raises(CatalogError, match="syncdb_remote"):
+        async with open_repository(settings, section, expected_repository="0" * 32):
+            pass
+
+
+async def test_a_destination_without_a_repository_names_initdb(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    with pytest.raises(RepositoryMissingError, match=r"holds no asyncbackup.json.*'asyncbackup initdb'"):
+        await _open(*settings_for(tmp_path, f"file://{folder_destination}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data[: len(data) // 2], r"asyncbackup.json: .*put a good copy back"),
+        (lambda data: b"", r"asyncbackup.json: "),
+        (
+            lambda data: data.replace(b'"format": 1', b'"format": 2'),
+            "format 2, this asyncbackup reads format 1",
+        ),
+        (lambda data: b"<html>not here</html>", "asyncbackup.json"),
+    ],
+    ids=["truncated", "empty", "newer", "foreign"],
+)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+async def test_a_damaged_descriptor_is_named(
+    tmp_path: Path, folder_destination: Path, change: Callable[[bytes], bytes], said: str, encrypted: bool
+) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=encrypted)
+    made = await create_repository(settings, section, cost=FLOOR)
+    (folder_destination / DESCRIPTOR_KEY).write_bytes(change(made.descriptor))
+    with pytest.raises(FormatError, match=said):
+        await _open(settings, section)
+    with pytest.raises(FormatError, match=said):
+        await create_repository(settings, section)
+
+
+async def test_a_changed_key_slot_stays_shut(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    made = await create_repository(settings, section, cost=FLOOR)
+    document = json.loads(made.descriptor)
+    slot = document["slots"][0]
+    for field in ("wrapped", "nonce", "id"):
+        kept = slot[field]
+        slot[field] = ("B" if kept[0] == "A" else "A") + kept[1:] if field != "id" else kept[::-1]
+        (folder_destination / DESCRIPTOR_KEY).write_text(json.dumps(document))
+        with pytest.raises(KeyUnlockError):
+            await _open(settings, section)
+        slot[field] = kept
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+async def test_a_lost_descriptor_comes_back_where_nothing_hangs_on_its_slots(
+    tmp_path: Path, folder_destination: Path, encrypted: bool
+) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=encrypted)
+    async with repository_at(settings, section) as repository:
+        await save(repository, FIRST, {b"a": b"content"})
+        before = repository.repository_id
+    (folder_destination / DESCRIPTOR_KEY).unlink()
+    if encrypted:
+        with pytest.raises(RepositoryMissingError, match=r"holds encrypted snapshots.*put a copy of it back"):
+            await create_repository(settings, section)
+        assert not (folder_destination / DESCRIPTOR_KEY).exists()
+    else:
+        made = await create_repository(settings, section)
+        assert (made.created, made.repository_id) == (True, before)
+
+
+async def test_lost_key_slots_are_not_replaced_by_new_ones(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    async with repository_at(settings, section) as repository:
+        await save(repository, FIRST, {b"a": b"content"})
+        document = json.loads(repository.descriptor_bytes)
+    document["slots"] = []
+    (folder_destination / DESCRIPTOR_KEY).write_text(json.dumps(document))
+    with pytest.raises(RepositoryMissingError, match="key slots"):
+        await create_repository(settings, section)
+
+
+async def test_the_script_of_the_readme_restores_a_snapshot(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
+    tree = {
+        b"docs/report.pdf": os.urandom(3_000_000),
+        b"empty": b"",
+        b"100%41 \xff\\name": b"odd",
+        b"link": Link(b"docs/report.pdf"),
+        b"hollow/inner": None,
+        b"long" * 60 + b"/" + b"n" * 250: b"long segment",
+    }
+    async with repository_at(settings, section) as repository:
+        first = await save(repository, FIRST, tree)
+        second = await save(repository, SECOND, {b"new": b"second run"}, unchanged=first.values())
+    script, target = tmp_path / "restore.py", tmp_path / "target"
+    assert RESTORE_SCRIPT in RESTORE_README
+    script.write_text(RESTORE_SCRIPT)
+    subprocess.run(["python3", script, folder_destination, "home", SECOND, target], check=True)
+    root = os.fsencode(target)
+    for path, entry in second.items():
+        found = os.path.join(root, path)
+        status = os.lstat(found)
+        assert status.st_mtime_ns == entry.mtime_ns, path
+        if entry.target:
+            assert os.readlink(found) == entry.target
+            continue
+        assert status.st_mode == entry.mode, path
+        if entry.sha256:
+            with open(found, "rb") as file:
+                assert hashlib.sha256(file.read()).digest() == entry.sha256
+    assert sum(len(folders) + len(files) for _, folders, files in os.walk(root)) == len(second) - 1
+
+
+async def _open(settings: Settings, section: SectionSettings) -> None:
+    async with open_repository(settings, section):
+        pass
+
+
+async def test_the_store_is_closed_when_opening_fails(tmp_path: Path, folder_destination: Path) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(RepositoryMissingError):
+            await _open(settings, section)
+    assert len(os.listdir("/proc/self/fd")) == before
+    async with open_store(section.destination, s3=settings.s3, concurrency=1) as store:
+        assert store.url == section.destination
