@@ -42,6 +42,7 @@ from asyncbackup.store.local_attributes import supports_attributes
 from asyncbackup.store.local_errors import translated
 from asyncbackup.store.local_files import COPY_BYTES, Abandoned, LocalFiles, write_buffers
 from asyncbackup.store.local_folders import FOLDER_MODE, Folders
+from asyncbackup.store.local_keys import path_of_key
 from asyncbackup.store.local_listing import list_objects, stale_temporaries
 from asyncbackup.store.local_uploads import LocalUploads
 
@@ -105,8 +106,9 @@ class LocalStore:
         if_absent: bool = False,
     ) -> PutResult:
         pieces = list(pieces_of(body, COPY_BYTES))
+        path_of_key("PutObject", key)
         if pieces and key.endswith("/"):
-            reason = "a folder cannot have content"
+            reason = "a folder has no content"
             raise ObjectRefusedError("PutObject", key, reason, code="InvalidRequest")
 
         def write(abandoned: threading.Event) -> PutResult:

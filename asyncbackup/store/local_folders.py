@@ -40,7 +40,7 @@ class Folders:
             os.close(descriptor)
 
     def sync(self, folder: bytes, descriptor: int) -> None:
-        """Return once the entries of ``folder`` are on disk, sharing the sync with others that wait for it."""
+        """Return once the entries of ``folder`` are on disk. Calls that wait together share one sync."""
         with self._lock:
             sync = self._syncs.setdefault(folder, _Sync())
             sync.waiting += 1

@@ -19,7 +19,7 @@ import msgspec
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import Body, PartList, PartReceipt, PutResult, UploadId, UploadInfo
 from asyncbackup.store.body import body_size, pieces_of
-from asyncbackup.store.checksums import composite_checksum
+from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.local_errors import translated
 from asyncbackup.store.local_files import COPY_BYTES, LocalFiles, copy_file, write_buffers
 from asyncbackup.store.local_keys import UPLOADS_FOLDER, path_of_key
@@ -86,10 +86,7 @@ class LocalUploads:
 
     def complete(self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]) -> PutResult:
         """Join the parts to the object."""
-        numbers = [part.number for part in parts]
-        if not parts or numbers != sorted(set(numbers)):
-            reason = "the parts are not in ascending order"
-            raise StoreError("CompleteMultipartUpload", key, reason, code="InvalidPartOrder")
+        check_parts(key, parts)
         checksum = composite_checksum(part.sha256 for part in parts)
         size = sum(part.size for part in parts)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus
 
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import ObjectInfo, UploadId, UploadInfo
@@ -50,10 +49,9 @@ async def list_uploads(
             answer = await _page(bucket, requests, LIST_UPLOADS, prefix, _uploads_call, marker)
         except ObjectMissingError:
             return  # What some servers say where there is no upload at all.
-        decode = unquote_plus if answer.get("EncodingType") == "url" else str
         page = []
         for item in answer.get("Uploads", ()):
-            key = bucket.location.relative(decode(item["Key"]))
+            key = bucket.location.relative(str(item["Key"]))
             if key is not None and key.startswith(prefix):
                 upload_id = UploadId(item["UploadId"])
                 initiated = time_ns(item.get("Initiated"))
@@ -62,7 +60,7 @@ async def list_uploads(
             yield page
         if not answer.get("IsTruncated"):
             return
-        marker = (decode(answer.get("NextKeyMarker", "")), str(answer.get("NextUploadIdMarker", "")))
+        marker = (str(answer.get("NextKeyMarker", "")), str(answer.get("NextUploadIdMarker", "")))
         _check_progress(LIST_UPLOADS, prefix, "\n".join(marker), seen)
 
 
@@ -92,9 +90,9 @@ async def _uploads_call(bucket: S3Bucket, prefix: str, marker: tuple[str, str]) 
         options["KeyMarker"] = marker[0]
         if marker[1]:
             options["UploadIdMarker"] = marker[1]
-    return await bucket.client.list_multipart_uploads(
-        Bucket=bucket.name, Prefix=prefix, EncodingType="url", **options
-    )
+    # Without EncodingType: some endpoints then say that keys are encoded, and do not encode them.
+    # Our keys have no character that XML cannot hold.
+    return await bucket.client.list_multipart_uploads(Bucket=bucket.name, Prefix=prefix, **options)
 
 
 def _object_info(bucket: S3Bucket, item: Mapping[str, Any]) -> ObjectInfo | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import ObjectInfo, PartReceipt, PutResult, UploadId
-from asyncbackup.store.checksums import composite_checksum
+from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
 from asyncbackup.store.s3_transport import check_write
@@ -86,11 +86,13 @@ class S3Uploads:
 
     async def list_parts(self, key: str, upload_id: UploadId) -> list[PartReceipt]:
         """All parts that the endpoint holds, by number."""
-        parts: list[PartReceipt] = []
+        parts: dict[int, PartReceipt] = {}
         marker = 0
         while True:
             answer = await self._list_parts(key, upload_id, marker)
-            parts.extend(_receipt(item) for item in answer.get("Parts", ()))
+            for item in answer.get("Parts", ()):
+                # Some endpoints list also what was replaced; the last of a number is the one that counts.
+                parts[int(item["PartNumber"])] = _receipt(item)
             if not answer.get("IsTruncated"):
                 break
             following = int(answer.get("NextPartNumberMarker", 0))
@@ -98,7 +100,7 @@ class S3Uploads:
                 reason = "the listing of parts does not move on"
                 raise StoreError("ListParts", key, reason, code="ListingLoop")
             marker = following
-        return sorted(parts, key=lambda part: part.number)
+        return [parts[number] for number in sorted(parts)]
 
     async def _list_parts(self, key: str, upload_id: UploadId, marker: int) -> Mapping[str, Any]:
         async def send(_: Deadline) -> Mapping[str, Any]:
@@ -116,6 +118,7 @@ class S3Uploads:
 
     async def complete(self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt]) -> PutResult:
         """Make the object. A Complete that was applied but not answered is recognised by what it made."""
+        check_parts(key, parts)
         composite = composite_checksum(part.sha256 for part in parts) if all(p.sha256 for p in parts) else ""
         try:
             answer = await self._complete(key, upload_id, parts, composite)
