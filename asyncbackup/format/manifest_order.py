@@ -20,13 +20,13 @@ class Tally:
 
     def advance(self, path: bytes) -> None:
         """Take the next path. Raises :class:`FormatError` for a bad one, or one out of order or repeated."""
-        folder, _, name = path.rpartition(b"/")
-        if folder == self._folder:
-            if self._name is not None and name <= self._name:
-                raise FormatError(f"{escape_path(path)!r} is repeated or out of order")
-            # The folder was checked with the entry before; of the root's, there is nothing to check.
+        folder, slash, name = path.rpartition(b"/")
+        # The folder was checked with the entry before. "/a" alone looks like a child of the root.
+        if folder == self._folder and (folder or not slash):
             if name in (b"", b".", b"..") or b"\0" in name:
                 check_path(path)
+            if self._name is not None and name <= self._name:
+                raise FormatError(f"{escape_path(path)!r} is repeated or out of order")
         else:
             check_path(path)
             if folder < self._folder:
