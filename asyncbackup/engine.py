@@ -36,7 +36,7 @@ from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.format.runid import new_run_id
-from asyncbackup.leftovers import take_up_uploads
+from asyncbackup.leftovers import abort_unused, take_up_uploads
 from asyncbackup.limits import LimitSampler
 from asyncbackup.model import Action, Change, RunCounters, RunId, RunSummary
 from asyncbackup.pipeline.detector import Detector
@@ -64,7 +64,9 @@ log = logging.getLogger(__name__)
 WALK_BATCHES = 4
 """Listings that may wait for the detector: one being compared, the next ones ready."""
 CHANGE_BATCHES = 16
-OUTCOMES = 4096
+OUTCOMES = 64
+"""Outcomes that may wait for the recorder, besides two for each request: what a kill may cost in
+receipts that were not yet recorded."""
 FAILURES_IN_CATALOG = 100
 """Failures of a run that ``stats`` can still name later."""
 DESCRIPTOR = "descriptor"
@@ -166,6 +168,7 @@ class _Run:
                 raise Interrupted(
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
+            await abort_unused(repository, catalog)
             await self._write_manifest(repository, run, started_ns, recorder.failures)
             await catalog.entries.commit_pending()
             summary = self._summary(
@@ -186,7 +189,7 @@ class _Run:
         await self._catalog.links.clear()
         tally = Tally(self._catalog.entries, self._counters)
         changes_in, changes = _change_channel()
-        outcomes_in, outcomes = _outcome_channel()
+        outcomes_in, outcomes = _outcome_channel(self._settings)
         with single_error():
             async with self._background(), asyncio.TaskGroup() as group:
                 with outcomes_in:
@@ -205,7 +208,7 @@ class _Run:
     async def _save_tree(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
         """Walk, detect, transfer, record: everything but further names of linked files."""
         changes_in, changes = _change_channel()
-        outcomes_in, outcomes = _outcome_channel()
+        outcomes_in, outcomes = _outcome_channel(self._settings)
         sampler.watch(changes, transfer)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
@@ -216,7 +219,7 @@ class _Run:
     async def _save_links(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
         """Further names of files whose content is saved by now."""
         changes_in, changes = _change_channel()
-        outcomes_in, outcomes = _outcome_channel()
+        outcomes_in, outcomes = _outcome_channel(self._settings)
         sampler.watch(changes, transfer)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
@@ -336,8 +339,8 @@ def _change_channel() -> tuple[Sender[list[Change]], Receiver[list[Change]]]:
     return open_channel("changes", CHANGE_BATCHES)
 
 
-def _outcome_channel() -> tuple[Sender[Outcome], Receiver[Outcome]]:
-    return open_channel("outcomes", OUTCOMES)
+def _outcome_channel(settings: Settings) -> tuple[Sender[Outcome], Receiver[Outcome]]:
+    return open_channel("outcomes", OUTCOMES + 2 * settings.concurrency)
 
 
 def _change_of_link(link: DeferredLink) -> Change:

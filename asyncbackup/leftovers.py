@@ -35,7 +35,7 @@ async def take_up_uploads(repository: Repository, catalog: Catalog) -> dict[byte
                 for found in page:
                     listed.add(found.upload_id)
                     upload = journal.get(found.upload_id)
-                    if upload is not None and repository.key is None:
+                    if upload is not None and upload.path not in kept and repository.key is None:
                         confirmed = await _confirm_parts(repository, found.key, upload)
                         if confirmed is not None:
                             kept[confirmed.path] = confirmed
@@ -46,11 +46,26 @@ async def take_up_uploads(repository: Repository, catalog: Catalog) -> dict[byte
             log.warning("unfinished uploads cannot be looked for: %s", error)
             break
     for upload in journal.values():
-        if upload.upload_id not in listed and await _was_completed(repository, upload):
+        unknown = upload.upload_id not in listed and upload.path not in kept
+        if unknown and await _was_completed(repository, upload):
             kept[upload.path] = upload
-        if upload.path not in kept:
+        if upload.path not in kept or kept[upload.path].upload_id != upload.upload_id:
             await catalog.uploads.ended(upload.upload_id)
     return kept
+
+
+async def abort_unused(repository: Repository, catalog: Catalog) -> None:
+    """Abort what the journal still holds once all is saved: uploads of files that changed, shrank
+    or vanished since."""
+    for upload in await catalog.uploads.all():
+        key = run_prefix(repository.section, upload.run) + upload.key
+        log.info("aborting the upload of %s, which nobody goes on with", key)
+        try:
+            await repository.store.abort_upload(key, UploadId(upload.upload_id))
+        except StoreError as error:
+            log.warning("could not abort the multipart upload of %s: %s", key, error)
+            continue
+        await catalog.uploads.ended(upload.upload_id)
 
 
 async def _confirm_parts(repository: Repository, key: str, upload: ResumableUpload) -> ResumableUpload | None:

@@ -130,12 +130,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One entry that the transfer has to look at. ``known`` is its row of the last run, if any."""
+    """One entry that the transfer has to look at. ``known`` is its row, if any, and
+    ``known_pending`` how that differs from the last snapshot (an interrupted run may have saved it)."""
 
     entry: SourceEntry
     action: Action
     pending: Pending
     known: Entry | None = None
+    known_pending: Pending = Pending.COMMITTED
     link_to: Entry | None = None
     """``Action.LINK`` only: the entry that carries the content."""
 

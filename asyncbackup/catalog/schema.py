@@ -64,12 +64,11 @@ CREATE TABLE uploads (
     name BLOB NOT NULL,
     run TEXT NOT NULL,
     key TEXT NOT NULL,
-    upload_id TEXT NOT NULL,
+    upload_id TEXT PRIMARY KEY,
     part_size INTEGER NOT NULL,
     size INTEGER NOT NULL,
     mtime_ns NOT NULL,
-    ctime_ns NOT NULL,
-    PRIMARY KEY (folder, name)
+    ctime_ns NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE parts (

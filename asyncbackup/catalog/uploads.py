@@ -26,16 +26,11 @@ class UploadTable:
         self._path = path
 
     async def begun(self, upload: ResumableUpload) -> None:
-        """Record an upload before its first part is sent; replaces an earlier one of the same path."""
+        """Record an upload before its first part is sent. A path may have several, of different versions."""
         folder, name = split_path(upload.path)
         async with self._lock.transaction() as connection:
             await connection.execute(
-                "DELETE FROM parts WHERE upload_id IN "
-                "(SELECT upload_id FROM uploads WHERE folder = ? AND name = ?)",
-                (folder, name),
-            )
-            await connection.execute(
-                "INSERT OR REPLACE INTO uploads "
+                "INSERT INTO uploads "
                 "(folder, name, run, key, upload_id, part_size, size, mtime_ns, ctime_ns) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (

@@ -137,8 +137,14 @@ class Detector:
                 counters.bytes_unchanged += entry.size
             return None
         pending = Pending.NEW if row is None or row[PENDING] == Pending.NEW else Pending.CHANGED
+        if row is None:
+            return Change(entry=entry, action=action, pending=pending)
         return Change(
-            entry=entry, action=action, pending=pending, known=None if row is None else entry_of_row(row)
+            entry=entry,
+            action=action,
+            pending=pending,
+            known=entry_of_row(row),
+            known_pending=Pending(_int(row[PENDING])),
         )
 
     def _action(self, entry: SourceEntry, row: Row | None) -> Action | None:

@@ -56,25 +56,25 @@ class Recorder:
         revived = [item.path for item in batch if isinstance(item, Revived)]
         if revived:
             await self._entries.revive(revived)
-        receipts = [item for item in batch if isinstance(item, UploadReceipt)]
-        if receipts:
-            await self._entries.save((receipt.entry, receipt.pending) for receipt in receipts)
+        rows = [item for item in batch if isinstance(item, UploadReceipt | Unchanged)]
+        if rows:
+            await self._entries.save((row.entry, row.pending) for row in rows)
         for item in batch:
             self._count(item)
 
     def _count(self, item: Outcome) -> None:
         counters = self._counters
         match item:
-            case UploadReceipt():
+            case UploadReceipt() | Unchanged():
                 counters.bytes_read += item.bytes_read
                 if item.entry.kind is Kind.FILE:
-                    if item.pending is Pending.NEW:
-                        counters.files_new += 1
-                    else:
-                        counters.files_changed += 1
-            case Unchanged():
-                counters.bytes_read += item.bytes_read
-                counters.files_unchanged += 1
+                    match item.pending:
+                        case Pending.NEW:
+                            counters.files_new += 1
+                        case Pending.CHANGED:
+                            counters.files_changed += 1
+                        case _:
+                            counters.files_unchanged += 1
             case Failure():
                 if item.kind is Kind.FILE:
                     counters.files_failed += 1

@@ -6,13 +6,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from asyncbackup.model import Failure, UploadReceipt
+from asyncbackup.model import Entry, Failure, Pending, UploadReceipt
 
 
 class Unchanged(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A file that had to be read to see that nothing about it changed."""
+    """A file that had to be read to see that nothing about it changed but, maybe, its ctime.
 
-    path: bytes
+    ``entry`` has the ctime of now, and is saved over the row, whose ``pending`` stays.
+    """
+
+    entry: Entry
+    pending: Pending
     bytes_read: int
 
 

@@ -159,8 +159,10 @@ class SmallReader:
         if known is None or known.extent is None:
             raise ValueError(f"nothing is stored of {entry.path!r}")
         entry = msgspec.structs.replace(entry, extent=known.extent)
-        if entry == known and change.pending is not Pending.NEW:
-            return Unchanged(path=entry.path, bytes_read=bytes_read)
+        if msgspec.structs.replace(entry, ctime_ns=known.ctime_ns) == known:
+            pending = change.known_pending
+            if pending is not Pending.DELETED:
+                return Unchanged(entry=entry, pending=pending, bytes_read=bytes_read)
         return UploadReceipt(entry=entry, pending=change.pending, bytes_read=bytes_read)
 
     def _metadata_receipt(self, change: Change, seen: SourceEntry, xattrs: Xattrs) -> UploadReceipt | Failure:
