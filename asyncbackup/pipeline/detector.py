@@ -7,6 +7,7 @@ deleted. So an unchanged run writes nothing to the catalog.
 
 from __future__ import annotations
 
+import logging
 import stat
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,12 +26,15 @@ from asyncbackup.catalog.rows import (
 )
 from asyncbackup.model import Action, Change, Pending, RunCounters, SourceEntry, join_path
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
+from asyncbackup.text import terminal_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from asyncbackup.flow.channel import Receiver, Sender
     from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
+
+log = logging.getLogger(__name__)
 
 CHANGES_PER_BATCH = 256
 
@@ -72,6 +76,8 @@ class Detector:
         with listings, changes, outcomes:
             async for batch in listings:
                 self._counters.files_ignored += len(batch.special)
+                for path in batch.special:
+                    log.info("ignored: %s is neither a file, a folder nor a symlink", terminal_path(path))
                 await outcomes.send_all(batch.unlisted)
                 whole = [c for c in batch.chunks if c.after is None and c.upto is None]
                 for begin in range(0, len(whole), MAX_FOLDERS_PER_QUERY):
