@@ -50,10 +50,12 @@ def test_pieces_of_any_size(step: int) -> None:
 def test_header_is_there_with_the_first_line() -> None:
     data = written(TREE)
     reader = ManifestReader()
-    assert reader.header is None
+    before = reader.header
     reader.feed(data)
-    assert reader.header is not None
-    assert (reader.header.snapshot, reader.header.base, reader.header.depth) == (RUN, None, 0)
+    header = reader.header
+    assert before is None
+    assert header is not None
+    assert (header.snapshot, header.base, header.depth) == (RUN, None, 0)
 
 
 def test_buffers_of_every_kind() -> None:
