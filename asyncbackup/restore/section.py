@@ -264,7 +264,7 @@ async def _open_tree(target: Path, gate: ThreadGate, *, create: bool) -> AsyncIt
     try:
         try:
             await hop(gate, open_it)
-        except NotADirectoryError as error:
+        except (NotADirectoryError, FileExistsError) as error:
             raise ConfigError(f"the target {target} is not a folder, or lies below a file") from error
         except OSError as error:
             raise TargetError(

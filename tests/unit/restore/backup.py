@@ -74,7 +74,7 @@ class Backup:
         self, entries: Sequence[Entry], *, content: Callable[[Entry], bytes] | None = None
     ) -> RunId:
         """One snapshot of these entries; files get their content from ``content`` (empty without)."""
-        async with self._open() as repository:
+        async with self.open() as repository:
             run = self.next_run()
             saved: dict[str, Extent] = {}
             stored: list[Entry] = []
@@ -97,7 +97,7 @@ class Backup:
 
     async def save_lines(self, lines: Iterable[dict[str, object]]) -> RunId:
         """A snapshot whose manifest has these lines, whatever they say; counts are made to fit."""
-        async with self._open() as repository:
+        async with self.open() as repository:
             run = self.next_run()
             rows = list(lines)
             kinds = [row.get("type") for row in rows]
@@ -136,7 +136,8 @@ class Backup:
     def _content(self, entry: Entry) -> bytes:
         return Path(os.fsdecode(os.path.join(os.fsencode(self.source), entry.path))).read_bytes()
 
-    def _open(self) -> AbstractAsyncContextManager[Repository]:
+    def open(self) -> AbstractAsyncContextManager[Repository]:
+        """The repository itself, to put things there that no backup would."""
         return open_repository(self.settings, self.section)
 
 
