@@ -73,6 +73,11 @@ class SafeFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s" if detailed else "%(message)s")
         self._detailed = detailed
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """The message on one line: a name with a line end in it cannot forge a second one."""
+        record.message = terminal_text(record.message)
+        return super().formatMessage(record)
+
     def format(self, record: logging.LogRecord) -> str:
         """The record as text that is safe to print."""
         text = super().format(record)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.text import terminal_path
-from asyncbackup.units import format_count, format_duration, format_size
+from asyncbackup.units import format_count, format_duration, format_size, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asyncbackup.cli.output import Output
     from asyncbackup.model import RunCounters
     from asyncbackup.restore.summary import RestoreCounters
+    from asyncbackup.verify.summary import VerifyCounters
 
 REFRESH_PER_SECOND = 5
 FIRST_LINE_SECONDS = 10.0
@@ -40,20 +41,23 @@ _SETTLED_SECONDS = 2.0
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a command is. Totals are 0 while nobody knows them."""
+    """How far a command is. Totals are 0 while nobody knows them; ``unit`` is what ``files_*`` count."""
 
     verb: str
+    unit: str = "files"
     files_done: int
     bytes_done: int
     files_total: int = 0
     bytes_total: int = 0
     failed: int = 0
+    failed_word: str = "failed"
     retries: int = 0
     path: bytes = b""
 
     @property
     def work_done(self) -> int:
-        return self.bytes_done + self.files_done * FILE_COST_BYTES
+        # Bytes of which nobody says how many there will be are no measure.
+        return self.files_done * FILE_COST_BYTES + (self.bytes_done if self.bytes_total else 0)
 
     @property
     def work_total(self) -> int:
@@ -95,6 +99,29 @@ def restore_figures(counters: RestoreCounters) -> Figures:
     )
 
 
+def verify_figures(counters: VerifyCounters) -> Figures:
+    """The figures of a verification: first the manifests, then the objects."""
+    if not counters.objects_total:
+        return Figures(
+            verb="reading manifests",
+            unit="snapshots",
+            files_done=counters.snapshots_read,
+            files_total=counters.snapshots_total,
+            bytes_done=0,
+            failed=counters.damaged_objects,
+            failed_word="damaged",
+        )
+    return Figures(
+        verb="checking objects",
+        unit="objects",
+        files_done=counters.objects_checked,
+        files_total=counters.objects_total,
+        bytes_done=counters.bytes_read,
+        failed=counters.damaged_objects,
+        failed_word="damaged",
+    )
+
+
 class Pace:
     """How fast the work went lately, and how long the rest will take at that pace."""
 
@@ -127,7 +154,8 @@ class Pace:
 
 def progress_line(label: str, figures: Figures, pace: Pace) -> str:
     """One line of plain text."""
-    return f"{label}: {', '.join(_parts(figures, pace))}"
+    parts = [*_amounts(figures, " of "), *_speed(figures, pace), *_trouble(figures)]
+    return f"{label}: {', '.join(parts)}"
 
 
 def shows_progress(output: Output) -> bool:
@@ -217,31 +245,52 @@ def render_live(label: str, figures: Figures, pace: Pace) -> RenderableType:
 
     share = figures.share
     percent = "" if share is None else f"{share:4.0%}"
-    bar = ProgressBar(total=1.0, completed=share or 0.0, width=24, pulse=share is None)
-    first = Table.grid(padding=(0, 1))
-    for _ in range(3):
-        first.add_column(no_wrap=True)
+    amounts = "  ".join([percent, *_amounts(figures, "/"), *_speed(figures, pace)])
+    first = Table.grid(padding=(0, 1), expand=True)
+    first.add_column(no_wrap=True, min_width=min(len(label), 20))
+    first.add_column(ratio=1, min_width=4)
     first.add_column(no_wrap=True, overflow="ellipsis")
-    first.add_row(Text(label, "bold"), bar, percent, Text(" · ".join(_parts(figures, pace))))
     # Text, not markup: a file called "[red]" is a file called "[red]".
+    first.add_row(
+        Text(label, "bold"),
+        ProgressBar(total=1.0, completed=share or 0.0, pulse=share is None),
+        Text(amounts),
+    )
     second = Text("  ", no_wrap=True, overflow="ellipsis", style="dim")
-    second.append(f"{figures.verb} {terminal_path(figures.path)}" if figures.path else figures.verb)
+    doing = f"{figures.verb} {terminal_path(figures.path)}" if figures.path else figures.verb
+    second.append(" · ".join([*_trouble(figures), doing]))
     return Group(first, second)
 
 
-def _parts(figures: Figures, pace: Pace) -> list[str]:
+def _amounts(figures: Figures, of: str) -> list[str]:
+    """How much is done, and of how much where that is known."""
     files, size = format_count(figures.files_done), format_size(figures.bytes_done)
-    # A tree grows while it is counted and saved; a total below what is done would be no total.
     if figures.files_total:
-        files += f" of {format_count(max(figures.files_total, figures.files_done))}"
-        size += f" of {format_size(max(figures.bytes_total, figures.bytes_done))}"
-    parts = [f"{files} files", size]
-    if (rate := pace.bytes_per_second()) is not None:
+        # A tree grows while it is counted and saved; a total below what is done would be no total.
+        files += f"{of}{format_count(max(figures.files_total, figures.files_done))}"
+    if figures.bytes_total:
+        size += f"{of}{format_size(max(figures.bytes_total, figures.bytes_done))}"
+    amounts = [f"{files} {figures.unit}"]
+    if figures.bytes_done or figures.bytes_total:
+        amounts.append(size)
+    return amounts
+
+
+def _speed(figures: Figures, pace: Pace) -> list[str]:
+    parts: list[str] = []
+    if (rate := pace.bytes_per_second()) is not None and figures.bytes_done:
         parts.append(f"{format_size(rate)}/s")
-    if (left := pace.seconds_left()) is not None:
-        parts.append(f"about {format_duration(left)} left")
+    if (left := pace.seconds_left()) is not None and figures.work_done < figures.work_total:
+        # To the second: a forecast knows no tenths.
+        text = f"{max(1, round(left))} s" if left < 60 else format_duration(left)
+        parts.append(f"{text} left")
+    return parts
+
+
+def _trouble(figures: Figures) -> list[str]:
+    parts: list[str] = []
     if figures.failed:
-        parts.append(f"{format_count(figures.failed)} failed")
+        parts.append(f"{format_count(figures.failed)} {figures.failed_word}")
     if figures.retries:
-        parts.append(f"{format_count(figures.retries)} requests sent again")
+        parts.append(f"{plural(figures.retries, 'request')} sent again")
     return parts

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from asyncbackup.config import EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.config_file import default_state_dir, load_settings
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "config.sample.toml"
