@@ -1,0 +1,77 @@
+"""What a verification found, and how far it has come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from asyncbackup.model import RunId
+
+DAMAGES_IN_SUMMARY = 1000
+"""So many damaged objects are kept in memory; all of them are told one by one."""
+PATHS_IN_DAMAGE = 100
+
+
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    """One object that is missing or not what the manifests say.
+
+    ``key`` is relative to the destination. ``paths`` are the first of the
+    ``files`` paths that the object carries, in whichever of ``snapshots``; a
+    damaged manifest carries its whole snapshot and names no paths.
+    """
+
+    key: str
+    reason: str
+    files: int = 0
+    paths: tuple[bytes, ...] = ()
+    snapshots: tuple[str, ...] = ()
+
+
+class VerifySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one verification of one section.
+
+    ``objects`` and ``bytes`` are what the manifests name, each object once and
+    as stored; of them ``objects_read`` and ``bytes_read`` were read.
+    ``damaged_objects`` counts all damage, manifests included, ``damaged``
+    names the first of it. ``notes`` are sentences for the user.
+    """
+
+    section: str
+    snapshots: int
+    objects: int
+    bytes: int
+    objects_read: int
+    bytes_read: int
+    damaged_objects: int
+    damaged: tuple[Damage, ...]
+    requests: dict[str, int]
+    elapsed_seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class VerifyCounters:
+    """Live figures of a verification: it adds, a display polls."""
+
+    __slots__ = (
+        "bytes_read",
+        "current_snapshot",
+        "damaged_objects",
+        "objects_checked",
+        "objects_read",
+        "objects_total",
+        "snapshots_read",
+        "snapshots_total",
+    )
+
+    def __init__(self) -> None:
+        self.snapshots_total = 0
+        self.snapshots_read = 0
+        self.current_snapshot: RunId | None = None
+        self.objects_total = 0
+        """0 until every manifest was read."""
+        self.objects_checked = 0
+        self.objects_read = 0
+        self.bytes_read = 0
+        self.damaged_objects = 0
