@@ -28,7 +28,7 @@ from asyncbackup.errors import (
     UnsupportedError,
 )
 from asyncbackup.store.retry import TransientError
-from asyncbackup.store.s3_session import HtmlAnswer
+from asyncbackup.store.s3_session import ForeignAnswer
 
 _MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "NoSuchVersion"}
 _EXISTS = {"PreconditionFailed"}
@@ -99,6 +99,11 @@ _BY_STATUS: dict[int, str] = {
     503: "ServiceUnavailable",
     507: "QuotaExceeded",
 }
+_TLS = (
+    botocore.exceptions.SSLError,
+    ssl.SSLCertVerificationError,
+    aiohttp.ClientConnectorCertificateError,
+)
 MESSAGE_LIMIT = 300
 
 
@@ -127,10 +132,9 @@ def translate(error: Exception, target: Target) -> StoreError:
     match error:
         case botocore.exceptions.ClientError():
             return _answered(error, target)
-        case HtmlAnswer():
-            return _transient(
-                target, f"a web page came instead of an S3 answer: {shorten(str(error))}", "Html"
-            )
+        case ForeignAnswer():
+            reason = f"{error.what} came instead of an S3 answer: {shorten(str(error))}"
+            return _transient(target, reason, "ForeignAnswer")
         case botocore.parsers.ResponseParserError():
             reason = f"the answer is not the XML of S3: {shorten(str(error))}"
             return _transient(target, reason, "MalformedAnswer")
@@ -139,14 +143,14 @@ def translate(error: Exception, target: Target) -> StoreError:
             return ObjectRefusedError(target.operation, target.key, reason, code="ParamValidation")
         case TimeoutError() | botocore.exceptions.ReadTimeoutError():
             return _transient(target, f"no answer in time from {target.endpoint}", "Timeout")
-        case _ if _tls_cause(error) is not None:
-            reason = f"TLS to {target.endpoint} failed: {shorten(str(_tls_cause(error)))}"
+        case _ if tls := _find(error, *_TLS):
+            # A certificate or a protocol does not change from one attempt to the next.
+            reason = f"TLS to {target.endpoint} failed: {shorten(str(tls))}"
             return StoreError(target.operation, target.key, reason, code="Tls")
-        case (
-            botocore.exceptions.EndpointConnectionError()
-            | botocore.exceptions.ConnectTimeoutError()
-            | botocore.exceptions.ProxyConnectionError()
-        ):
+        case botocore.exceptions.ConnectTimeoutError() | botocore.exceptions.ProxyConnectionError():
+            return _no_connection(error, target)
+        case botocore.exceptions.EndpointConnectionError() if _find(error, aiohttp.ClientConnectorError):
+            # The same class stands for connections that came about and broke.
             return _no_connection(error, target)
         case (
             botocore.exceptions.HTTPClientError()
@@ -192,6 +196,8 @@ def from_code(
         return ObjectRefusedError(operation, key, f"the endpoint refuses the object ({said})", code=code)
     if code in _UNSUPPORTED:
         return UnsupportedError(operation, key, f"the endpoint does not do this ({said})", code=code)
+    if code in _ADVICE:
+        return StoreError(operation, key, f"{_ADVICE[code]} ({said})", code=code)
     if code in _TRANSIENT or status >= 500:
         return TransientError(
             operation, key, said or f"HTTP {status}", code=code, retry_after_seconds=retry_after_seconds
@@ -201,8 +207,7 @@ def from_code(
             f"the endpoint redirects elsewhere ({said}); set endpoint_url and region to where the bucket is"
         )
         return StoreError(operation, key, reason, code=code or str(status))
-    advice = f"{_ADVICE[code]} " if code in _ADVICE else ""
-    return StoreError(operation, key, f"{advice}({said})" if advice else said, code=code)
+    return StoreError(operation, key, said, code=code)
 
 
 def shorten(text: str) -> str:
@@ -247,16 +252,12 @@ def _no_connection(error: Exception, target: Target) -> TransientError:
     )
 
 
-def _tls_cause(error: Exception) -> BaseException | None:
-    """The certificate or protocol error behind ``error``; such a failure does not pass by itself."""
-    if isinstance(error, botocore.exceptions.SSLError):
-        return error
+def _find(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The first of ``error`` and what caused it that is one of ``kinds``."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-            return cause
+    while cause is not None and not isinstance(cause, kinds):
         cause = cause.__cause__ or cause.__context__
-    return None
+    return cause
 
 
 def _root(error: Exception) -> str:

@@ -88,15 +88,14 @@ class S3Reader:
 
     async def _read(self) -> bytes:
         assert self._download is not None, "a reader is iterated once, before it is closed"
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = self._requests.clock.now()
         patience = self._requests.timeout_seconds
         try:
             async with asyncio.timeout(patience):
                 chunk = await self._download.read()
         except TimeoutError as error:
             raise self._broken(f"no byte came for {patience:.0f} s", "Timeout") from error
-        self._waited_seconds += loop.time() - started
+        self._waited_seconds += self._requests.clock.now() - started
         self._since_break += len(chunk)
         if self._waited_seconds > patience + self._since_break / SLOWEST_BYTES_PER_SECOND:
             raise self._broken("the body comes too slowly", "Timeout")

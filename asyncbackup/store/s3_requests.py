@@ -58,8 +58,8 @@ class S3Requests:
         self.counts: RequestCounts = Counter()
         self.retries = 0
         self.timeout_seconds = timeout_seconds
+        self.clock = clock or SystemClock()
         self._policy = policy
-        self._clock = clock or SystemClock()
         self._on_retry = on_retry
         self._contacted = False
 
@@ -98,7 +98,7 @@ class S3Requests:
         if self._on_retry is not None:
             self._on_retry(f"{error}; attempt {attempt + 1} of {allowed} in {delay:.1f} s")
         self.retries += 1
-        await self._clock.sleep(delay)
+        await self.clock.sleep(delay)
 
     async def _attempt(
         self,

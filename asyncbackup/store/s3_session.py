@@ -34,8 +34,12 @@ _NEVER_SECONDS = 24 * 3600.0
 CONNECT_SECONDS = 10.0
 
 
-class HtmlAnswer(Exception):  # noqa: N818 - an observation, turned into an error where it is caught
-    """A page for people came where an S3 answer was expected."""
+class ForeignAnswer(Exception):  # noqa: N818 - an observation, turned into an error where it is caught
+    """Something else came where the XML of S3 was expected: ``what`` it is, and how it begins."""
+
+    def __init__(self, what: str, start: bytes) -> None:
+        super().__init__(start.decode("ascii", "replace"))
+        self.what = what
 
 
 @asynccontextmanager
@@ -114,7 +118,7 @@ def _register_handlers(client: S3Client) -> None:
     events.unregister("before-call.s3", botocore.handlers.add_expect_header)
     events.register_first("choose-signer.s3", _choose_signer)
     events.register("before-call.s3.DeleteObjects", _add_content_md5)
-    events.register_first("before-parse.s3", _refuse_html)
+    events.register_first("before-parse.s3", _refuse_foreign)
 
 
 class _OwnHostSession(AIOHTTPSession):
@@ -158,14 +162,17 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
-def _refuse_html(response_dict: dict[str, Any], **_: object) -> None:
+def _refuse_foreign(response_dict: dict[str, Any], **_: object) -> None:
     """A captive portal's page parses as an S3 answer that says nothing: an empty listing, a finished PUT."""
-    body = response_dict["body"]
-    if response_dict["status_code"] >= 300 or not isinstance(body, bytes):
+    body, status = response_dict["body"], response_dict["status_code"]
+    # 500 is also what botocore makes of a 200 whose body it cannot parse.
+    if not (status < 300 or status == 500) or not isinstance(body, bytes):
         return
-    start = body[:200].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        raise HtmlAnswer(body[:200].decode("ascii", "replace"))
+    start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.lower().startswith((b"<!doctype html", b"<html")):
+        raise ForeignAnswer("a web page", start)
+    if start and not start.startswith(b"<"):
+        raise ForeignAnswer("something", start)
 
 
 def _keep_secrets_out_of_logs() -> None:

@@ -113,7 +113,8 @@ class Exchange:
         await self.read_body()
         lines = [f"HTTP/1.1 {status} Planned", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        content = b"" if self.request.method == "HEAD" else body
+        await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
 
     async def pass_on(self, response: Response) -> None:
         await self.send(response.head + response.body)
