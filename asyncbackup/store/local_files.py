@@ -115,7 +115,7 @@ class LocalFiles:
                 except FileExistsError as error:
                     raise ObjectExistsError(operation, key, "the key is taken", code="EEXIST") from error
                 except FileNotFoundError:
-                    # A delete beside us may have removed the folder as empty.
+                    # Another process may have removed the folder as empty.
                     if not left:
                         raise
                     self.folders.forget(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -26,18 +26,23 @@ class Folders:
         self.root = root
         self._lock = threading.Lock()
         self._durable: OrderedDict[bytes, None] = OrderedDict()
+        self._held: Counter[bytes] = Counter()
         self._syncs: dict[bytes, _Sync] = {}
 
     @contextmanager
     def opened(self, folder: bytes, *, make: bool = False) -> Iterator[int]:
         """A descriptor of ``folder`` (``b""``: the root), made with its parents if wanted."""
         if make:
-            self._make(folder)
-        descriptor = self._open(folder)
+            self._make_and_hold(folder)
         try:
-            yield descriptor
+            descriptor = self._open(folder)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
         finally:
-            os.close(descriptor)
+            if make:
+                self._let_go(folder)
 
     def sync(self, folder: bytes, descriptor: int) -> None:
         """Return once the entries of ``folder`` are on disk. Calls that wait together share one sync."""
@@ -60,8 +65,10 @@ class Folders:
                     self._syncs.pop(folder, None)
 
     def remove_empty(self, folder: bytes) -> bool:
-        """Remove ``folder`` if nothing is in it; whether it is gone."""
+        """Remove ``folder`` unless something is in it or about to be put there; whether it is gone."""
         with self._lock:
+            if folder in self._held:
+                return False
             self._durable.pop(folder, None)
             try:
                 os.rmdir(folder, dir_fd=self.root)
@@ -78,14 +85,19 @@ class Folders:
                 self._durable.pop(folder, None)
                 folder = folder.rpartition(b"/")[0]
 
-    def _make(self, folder: bytes) -> None:
-        if not folder:
-            return
+    def _make_and_hold(self, folder: bytes) -> None:
         with self._lock:
             if folder in self._durable:
                 self._durable.move_to_end(folder)
-                return
-            self._make_chain(folder)
+            elif folder:
+                self._make_chain(folder)
+            self._held[folder] += 1
+
+    def _let_go(self, folder: bytes) -> None:
+        with self._lock:
+            self._held[folder] -= 1
+            if not self._held[folder]:
+                del self._held[folder]
 
     def _make_chain(self, folder: bytes) -> None:
         parent, _, name = folder.rpartition(b"/")
