@@ -207,24 +207,36 @@ def global_options(function: CommandFunction) -> CommandFunction:
 
 
 def section_options(function: CommandFunction) -> CommandFunction:
-    """Add ``--path`` and ``--to``, which make a section without a configuration file."""
-    heading = "Without a configuration file"
-    function = click.option(
-        "--to",
-        "destination",
-        cls=GroupedOption,
-        heading=heading,
-        metavar="URL",
-        help="Where it goes: s3://bucket/prefix or file:///folder.",
-    )(function)
-    return click.option(
-        "--path",
-        cls=GroupedOption,
-        heading=heading,
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        help="The folder. The section is called SECTION, or after the folder.",
-    )(function)
+    """Add ``--path``, ``--to`` and ``--section``, which make a section without a configuration file."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+        if value is not None:
+            assert parameter.name in {"folder", "folder_destination", "folder_section"}
+            setattr(_session(ctx), parameter.name, value)
+
+    def option(*names: str, **details: Any) -> Callable[[CommandFunction], CommandFunction]:
+        heading = "Without a configuration file"
+        return click.option(
+            *names, cls=GroupedOption, heading=heading, expose_value=False, callback=keep, **details
+        )
+
+    for decorate in (
+        option(
+            "--section",
+            "folder_section",
+            metavar="NAME",
+            help="What to call the section; default: as the folder.",
+        ),
+        option(
+            "--to",
+            "folder_destination",
+            metavar="URL",
+            help="Where it goes: s3://bucket/prefix or file:///folder.",
+        ),
+        option("--path", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The folder."),
+    ):
+        function = decorate(function)
+    return function
 
 
 def _session(ctx: click.Context) -> Session:

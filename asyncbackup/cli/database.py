@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -34,9 +33,7 @@ asyncbackup initdb home
 @section_options
 @global_options
 @click.pass_obj
-def initdb(
-    session: Session, sections: tuple[str, ...], path: Path | None, destination: str | None
-) -> ExitCode:
+def initdb(session: Session, sections: tuple[str, ...]) -> ExitCode:
     """Create the databases, and the descriptor at a destination that has none.
 
     This is a step of its own so that nobody loses a database without noticing: where there is one, it is
@@ -44,7 +41,7 @@ def initdb(
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, sections, path, destination)
+    selection = select(session, sections)
 
     async def main(stop: StopRequest) -> ExitCode:
         async def create(section: SectionSettings) -> ExitCode:

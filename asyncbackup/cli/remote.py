@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -78,9 +77,7 @@ asyncbackup ls home --json | jq -r .path
 @section_options
 @global_options
 @click.pass_obj
-def list_remote(
-    session: Session, section: str | None, snapshot: str, path: Path | None, destination: str | None
-) -> ExitCode:
+def list_remote(session: Session, section: str | None, snapshot: str) -> ExitCode:
     """List the files of a snapshot.
 
     It is read from the destination, not from the database. A line is the mode, the size in bytes, the
@@ -88,7 +85,7 @@ def list_remote(
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, (section,) if section else (), path, destination)
+    selection = select(session, (section,) if section else ())
 
     async def main(stop: StopRequest) -> ExitCode:
         async def list_one(section: SectionSettings) -> ExitCode:
@@ -185,11 +182,11 @@ asyncbackup snapshots home --json | jq -r 'select(.event == "snapshot").id'
 @section_options
 @global_options
 @click.pass_obj
-def snapshots(session: Session, section: str | None, path: Path | None, destination: str | None) -> ExitCode:
+def snapshots(session: Session, section: str | None) -> ExitCode:
     """List the snapshots that the destination holds, the oldest first."""
     session.start_logging()
     output = session.output()
-    selection = select(session, (section,) if section else (), path, destination)
+    selection = select(session, (section,) if section else ())
 
     async def main(stop: StopRequest) -> ExitCode:
         async def show(section: SectionSettings) -> ExitCode:

@@ -100,8 +100,6 @@ def restore(
     overwrite: Literal["always", "changed", "never"],
     privileged: bool,
     dry_run: bool,
-    path: Path | None,
-    destination: str | None,
 ) -> ExitCode:
     """Restore a section, or the PATHs of it, from a snapshot.
 
@@ -111,7 +109,7 @@ def restore(
     """
     session.start_logging()
     output = session.output()
-    settings, section, paths = _choose(session, arguments, path, destination)
+    settings, section, paths = _choose(session, arguments)
 
     async def main(stop: StopRequest) -> ExitCode:
         from asyncbackup.restore import restore_section
@@ -141,13 +139,11 @@ def restore(
     return run_async(main, output=output, graceful=True)
 
 
-def _choose(
-    session: Session, arguments: tuple[str, ...], path: Path | None, destination: str | None
-) -> tuple[Settings, SectionSettings, list[bytes]]:
+def _choose(session: Session, arguments: tuple[str, ...]) -> tuple[Settings, SectionSettings, list[bytes]]:
     """The section and the paths in it. The first argument is a path where it can be no section."""
-    if path is not None or destination is not None:
-        # The folder makes the only section, so every argument is a path.
-        selection = select(session, (), path, destination)
+    if session.from_folder:
+        # There is one section, so every argument is a path.
+        selection = select(session, ())
         return selection.settings, selection.sections[0], _paths(arguments)
     settings = session.settings()
     if arguments and arguments[0] in settings.sections:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -90,8 +89,6 @@ def run(
     concurrency: int | None,
     dry_run: bool,
     checksum: bool,
-    path: Path | None,
-    destination: str | None,
 ) -> ExitCode:
     """Save what changed; one snapshot a section.
 
@@ -100,7 +97,7 @@ def run(
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, sections, path, destination)
+    selection = select(session, sections)
     if concurrency is not None:
         settings = msgspec.structs.replace(selection.settings, concurrency=concurrency)
         selection = msgspec.structs.replace(selection, settings=settings)

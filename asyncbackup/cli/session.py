@@ -35,6 +35,9 @@ class Session:
 
     def __init__(self) -> None:
         self.config: Path | None = None
+        self.folder: Path | None = None
+        self.folder_destination: str | None = None
+        self.folder_section: str | None = None
         self.json = False
         self.verbosity: str | None = None
         self._log_level: int | None = None
@@ -73,11 +76,23 @@ class Session:
             raise ConfigError(_no_configuration())
         return load_settings(path)
 
-    def folder(self, path: Path, destination: str, *, name: str | None) -> Settings:
-        """The settings for ``--path`` and ``--to``: the configuration's if there is one, with one section."""
+    @property
+    def from_folder(self) -> bool:
+        """Whether ``--path`` and ``--to`` make the only section. Half of the two is a usage error."""
+        if self.folder is not None and self.folder_destination is not None:
+            return True
+        if self.folder is None and self.folder_destination is None and self.folder_section is None:
+            return False
+        missing = "--path" if self.folder is None else "--to"
+        raise click.UsageError(f"--path and --to go together; {missing} is missing")
+
+    def folder_settings(self) -> Settings:
+        """The configuration's settings if there is one, with the section of ``--path`` and ``--to`` alone."""
+        assert self.folder is not None
+        assert self.folder_destination is not None
         found = find_config(self.config)
         base = Settings(state_dir=default_state_dir()) if found is None else load_settings(found)
-        return folder_settings(base, path, destination, name=name)
+        return folder_settings(base, self.folder, self.folder_destination, name=self.folder_section)
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,18 +103,17 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     from_folder: bool = False
 
 
-def select(session: Session, names: Sequence[str], path: Path | None, destination: str | None) -> Selection:
+def select(session: Session, names: Sequence[str]) -> Selection:
     """The sections that the command line names; all of them where it names none.
 
     Raises ``ConfigError`` and click's usage errors.
     """
-    if (path is None) != (destination is None):
-        missing = "--to" if destination is None else "--path"
-        raise click.UsageError(f"--path and --to go together; {missing} is missing")
-    if path is not None and destination is not None:
-        if len(names) > 1:
-            raise click.UsageError("with --path and --to there is one section, so give at most one name")
-        settings = session.folder(path, destination, name=names[0] if names else None)
+    if session.from_folder:
+        if names:
+            raise click.UsageError(
+                f"with --path and --to there is one section; --section {names[0]} calls it so"
+            )
+        settings = session.folder_settings()
         return Selection(settings=settings, sections=tuple(settings.sections.values()), from_folder=True)
     settings = session.settings()
     for name in names:

@@ -42,14 +42,14 @@ asyncbackup stats home --json
 @section_options
 @global_options
 @click.pass_obj
-def stats(session: Session, section: str | None, path: Path | None, destination: str | None) -> ExitCode:
+def stats(session: Session, section: str | None) -> ExitCode:
     """Show counts and sizes, the last run, and the growth over snapshots.
 
     All of it comes from the database; nothing is asked of the destination.
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, (section,) if section else (), path, destination)
+    selection = select(session, (section,) if section else ())
 
     async def main(stop: StopRequest) -> ExitCode:
         async def show(section: SectionSettings) -> ExitCode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,8 +92,6 @@ def verify(
     section: str | None,
     read_percent: float | None,
     snapshots: tuple[str, ...],
-    path: Path | None,
-    destination: str | None,
 ) -> ExitCode:
     """Check the destination against the manifests.
 
@@ -103,7 +100,7 @@ def verify(
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, (section,) if section else (), path, destination)
+    selection = select(session, (section,) if section else ())
 
     async def main(stop: StopRequest) -> ExitCode:
         async def check(section: SectionSettings) -> ExitCode:

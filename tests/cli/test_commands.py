@@ -103,9 +103,11 @@ def test_what_people_read(cli: Cli) -> None:
     assert created.stdout.startswith(
         f"home: database {cli.folder}/state/home.sqlite3 created, new repository "
     )
-    ran = cli.run("run")
+    ran = cli.run("run", "--verbose")
+    assert "ignored: pipe is neither a file, a folder nor a symlink\n" in ran.stderr
+    ran = cli.run("run", "--checksum")
     assert re.match(
-        r"home: snapshot \S+\n  files      2: 2 new, 0 changed, 0 unchanged, 0 failed\n", ran.stdout
+        r"home: snapshot \S+\n  files      2: 0 new, 0 changed, 2 unchanged, 0 failed\n", ran.stdout
     )
     assert "2 folders, 1 symlink; 1 of other kinds ignored" in ran.stdout
     assert ran.stderr == ""
@@ -113,7 +115,7 @@ def test_what_people_read(cli: Cli) -> None:
     assert listed.stdout.splitlines()[-1].endswith(" docs/report.txt")
     assert re.search(r"^lrwxrwxrwx .* link -> docs/report\.txt$", listed.stdout, re.MULTILINE)
     assert "2 files (9 B), 2 folders, 1 symlink" in listed.stderr
-    assert "1 snapshot at file://" in cli.run("snapshots").stdout
+    assert "2 snapshots at file://" in cli.run("snapshots").stdout
     stats = cli.run("stats")
     assert "2 files (9 B), 2 folders, 1 symlink" in stats.stdout
     assert "home: restored snapshot " in cli.run("restore", "--target", "back").stdout
@@ -289,8 +291,10 @@ def test_a_folder_without_a_configuration(cli: Cli) -> None:
     restored = cli.run("restore", "docs", *where, "--target", "back")
     assert restored.code == 0
     assert (cli.folder / "back" / "docs" / "report.txt").read_text() == "a report\n"
-    named = cli.run("run", "other", *where, "--json")
+    where += ["--section", "other"]
+    named = cli.run("run", *where, "--json")
     assert (named.code, named.summary["section"]) == (0, "other")
+    assert cli.run("restore", "empty", *where, "--target", "other", "--json").summary["section"] == "other"
 
 
 def test_a_folder_whose_database_was_lost_is_not_begun_anew(cli: Cli) -> None:
