@@ -35,6 +35,7 @@ MAX_WINDOW_BYTES = 8 * 1024 * 1024
 MAX_FAILURES_KEPT = 10_000
 
 # 512 compressed bytes are at most 128 blocks of 128 KiB: what one step can expand to is 16 MiB.
+# Smaller and larger steps read equally fast (tools/bench_format.py).
 _SLICE_BYTES = 512
 _TEXT_AT_ONCE = 256 * 1024
 
