@@ -75,12 +75,15 @@ class S3Store:
         :func:`~asyncbackup.store.s3_session.open_client` does.
         """
         async with AsyncExitStack() as resources:
-            client = await resources.enter_async_context(open_client(settings, concurrency=concurrency))
+            client, credentials = await resources.enter_async_context(
+                open_client(settings, concurrency=concurrency)
+            )
             requests = S3Requests(
                 slots=RequestSlots(concurrency, clock=clock),
                 policy=policy or RetryPolicy(max_attempts=settings.max_attempts),
                 timeout_seconds=settings.timeout_seconds,
                 clock=clock,
+                credentials=credentials,
                 on_retry=on_retry,
             )
             bucket = S3Bucket(client, location, storage_class=storage_class)

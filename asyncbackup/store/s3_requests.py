@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from asyncbackup.errors import StoreError
+from asyncbackup.errors import AccessDeniedError, StoreError
 from asyncbackup.store.retry import Clock, RetryPolicy, SystemClock, TransientError
 from asyncbackup.store.slots import Outcome, RequestSlots
 
 if TYPE_CHECKING:
     from asyncbackup.model import RequestCounts
+    from asyncbackup.store.s3_credentials import Credentials
 
 T = TypeVar("T")
 
@@ -20,6 +21,10 @@ SLOWEST_BYTES_PER_SECOND = 64 * 1024
 """A request gets its time-out and the time that its body takes at this rate."""
 BUFFERED_BYTES = 4 * 1024 * 1024
 """What the kernel may have taken of a body without having sent it (Linux: ``tcp_wmem``)."""
+
+
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+"""Refusals after which the credentials are looked up once more."""
 
 
 class Deadline:
@@ -42,7 +47,8 @@ class S3Requests:
 
     A request is signed after its slot was taken, so signatures do not grow old in a queue, and
     no slot is held while a request waits to be sent again. ``counts`` are requests sent, by
-    operation; ``retries`` those that were not the first.
+    operation; ``retries`` those that were not the first. A request that was refused because
+    ``credentials`` have expired is sent once more if there are new ones.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class S3Requests:
         policy: RetryPolicy,
         timeout_seconds: float,
         clock: Clock | None = None,
+        credentials: Credentials | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
         self.slots = slots
@@ -60,6 +67,7 @@ class S3Requests:
         self.timeout_seconds = timeout_seconds
         self.clock = clock or SystemClock()
         self._policy = policy
+        self._credentials = credentials
         self._on_retry = on_retry
         self._contacted = False
 
@@ -80,11 +88,19 @@ class S3Requests:
         to the caller when this returns. Raises what ``send`` raises; a ``TransientError``
         only after the last attempt.
         """
-        attempt = 0
+        attempt, renewed = 0, False
         while True:
             attempt += 1
+            generation = self._credentials.generation if self._credentials else 0
             try:
                 return await self._attempt(operation, key, send, size, patience, keep_slot)
+            except AccessDeniedError as error:
+                if renewed or error.code not in EXPIRED_CODES or self._credentials is None:
+                    raise
+                if not await self._credentials.renew(generation):
+                    raise
+                renewed = True
+                continue
             except TransientError as error:
                 failure = error
             await self.back_off(failure, attempt)

@@ -18,8 +18,9 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 
-from asyncbackup.errors import AccessDeniedError, ConfigError
+from asyncbackup.errors import ConfigError
 from asyncbackup.store.body import BodyStream
+from asyncbackup.store.s3_credentials import Credentials, find_credentials
 from asyncbackup.store.s3_location import check_endpoint
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class ForeignAnswer(Exception):  # noqa: N818 - an observation, turned into an e
 
 
 @asynccontextmanager
-async def open_client(settings: S3Settings, *, concurrency: int) -> AsyncIterator[S3Client]:
-    """A client with its own connection pool of ``concurrency`` connections.
+async def open_client(
+    settings: S3Settings, *, concurrency: int
+) -> AsyncIterator[tuple[S3Client, Credentials]]:
+    """A client with its own connection pool of ``concurrency`` connections, and what it signs with.
 
     Raises ``ConfigError`` for an endpoint, profile or region that cannot be, and
     ``AccessDeniedError`` where no credentials are found.
@@ -53,9 +56,7 @@ async def open_client(settings: S3Settings, *, concurrency: int) -> AsyncIterato
     session = AioSession(profile=settings.profile or None)
     try:
         session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
-        credentials = await session.get_credentials()
-        if credentials is None:
-            raise AccessDeniedError("Credentials", "", _NO_CREDENTIALS, code="NoCredentials")
+        credentials = Credentials(await find_credentials(session), settings)
         client_context: Any = session.create_client(
             "s3",
             region_name=_region(session, settings),
@@ -65,22 +66,14 @@ async def open_client(settings: S3Settings, *, concurrency: int) -> AsyncIterato
         client = await client_context.__aenter__()
     except botocore.exceptions.ProfileNotFound as error:
         raise ConfigError(f"[s3] profile = {settings.profile!r} is not in the AWS configuration") from error
-    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.CredentialRetrievalError) as error:
-        raise AccessDeniedError("Credentials", "", _NO_CREDENTIALS, code="NoCredentials") from error
     except (ValueError, botocore.exceptions.BotoCoreError) as error:
         raise ConfigError(f"the S3 client cannot be set up: {error}") from error
     try:
         check_endpoint(client.meta.endpoint_url, settings)
         _register_handlers(client)
-        yield client
+        yield client, credentials
     finally:
         await client_context.__aexit__(None, None, None)
-
-
-_NO_CREDENTIALS = (
-    "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-    "or name a profile in [s3]"
-)
 
 
 @functools.cache

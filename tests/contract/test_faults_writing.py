@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +19,9 @@ from asyncbackup.errors import (
 )
 from asyncbackup.store.base import Store
 from asyncbackup.store.open import open_store
+from asyncbackup.store.retry import RetryPolicy
 from tests.contract.conftest import QUICK, Backend, digest, pattern, s3_backend
+from tests.servers import ACCESS_KEY, SECRET_KEY, S3Endpoint, run_rclone
 from tests.servers.proxy import (
     Action,
     Exchange,
@@ -32,9 +34,6 @@ from tests.servers.proxy import (
     reset_in_request,
     silence,
 )
-
-if TYPE_CHECKING:
-    from tests.servers import S3Endpoint
 
 BODY = pattern(600_000)
 PART = pattern(700_000, seed=1)
@@ -313,6 +312,61 @@ async def test_refusals_are_final(
         with pytest.raises(kind, match=text):
             await store.put("key", b"x", sha256=digest(b"x"))
         assert store.requests["PutObject"] == 1
+
+
+async def test_credentials_that_were_renewed_meanwhile(
+    proxy: FaultProxy,
+    backend: Backend,
+    seaweed_s3: S3Endpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def log_in(access_key: str, secret_key: str) -> None:
+        lines = ["[default]", f"aws_access_key_id = {access_key}", f"aws_secret_access_key = {secret_key}"]
+        (tmp_path / "credentials").write_text("\n".join(lines))
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    signers: list[str] = []
+
+    async def expire(exchange: Exchange) -> None:
+        signers.append(exchange.request.headers["authorization"])
+        log_in(ACCESS_KEY, SECRET_KEY)
+        await exchange.answer(400, error_body("ExpiredToken"))
+
+    log_in("AKIAEXPIREDEXPIRED00", "old")
+    proxy.plan("PutObject", expire, times=2)
+    s3 = seaweed_s3.settings(endpoint_url=proxy.url)
+    async with open_store(backend.destination, s3=s3, concurrency=2, policy=QUICK) as store:
+        async with asyncio.TaskGroup() as group:
+            for key in ("one", "two"):
+                group.create_task(store.put(key, key.encode(), sha256=digest(key.encode())))
+        assert await store.get("one", limit=9) == b"one"
+        assert await store.get("two", limit=9) == b"two"
+        assert store.requests["PutObject"] == 4
+
+        # Nobody logged in again: the refusal stands.
+        proxy.plan("PutObject", answering(400, error_body("ExpiredToken")))
+        with pytest.raises(AccessDeniedError, match="log in again"):
+            await store.put("three", b"", sha256=digest(b""))
+    assert all("AKIAEXPIREDEXPIRED00" in signer for signer in signers)
+
+
+async def test_a_frozen_server_is_noticed(tmp_path: Path) -> None:
+    with run_rclone(tmp_path / "rclone") as (endpoint, process):
+        s3 = endpoint.settings(timeout_seconds=0.7)
+        bucket = endpoint.fresh_bucket()
+        once = RetryPolicy(max_attempts=1)
+        async with open_store(f"s3://{bucket}", s3=s3, concurrency=2, policy=once) as store:
+            await store.put("before", b"x", sha256=digest(b"x"))
+            process.freeze()
+            try:
+                with pytest.raises(StoreError, match="no answer for"):
+                    await store.put("frozen", b"x", sha256=digest(b"x"))
+            finally:
+                process.thaw()
+            await store.put("after", b"x", sha256=digest(b"x"))
 
 
 async def test_a_redirect_is_not_followed(
