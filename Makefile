@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 
 help:
 	@echo "make demo    back up, change, back up again, verify and restore a real tree on a local S3 server"
-	@echo "make test    the whole test suite"
+	@echo "make test    the whole check: lint, then every test, with coverage"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make venv    the environment in $(VENV), exactly as requirements.lock says"
@@ -31,8 +31,8 @@ demo: venv
 	$(BIN)/python -m demo
 
 # PYTEST_ARGS narrows a run, for example: make test PYTEST_ARGS="tests/unit -x"
-test: venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report term:skip-covered $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

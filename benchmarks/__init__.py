@@ -1,0 +1,1 @@
+"""Measurements. They run for minutes, and none of them is a test."""
