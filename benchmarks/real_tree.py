@@ -173,8 +173,8 @@ destination = "s3://{self.bucket}/backups"
 def _told(summary: dict[str, object]) -> dict[str, object]:
     names = (
         "files_scanned", "files_new", "files_unchanged", "files_restored", "files_failed", "symlinks",
-        "folders", "bytes_scanned", "bytes_uploaded", "bytes_restored", "requests", "peak_inflight_bytes", "limited_by",
-        "damaged_objects", "objects",
+        "folders", "bytes_scanned", "bytes_uploaded", "bytes_restored", "requests", "peak_inflight_bytes",
+        "limited_by", "damaged_objects", "objects",
     )  # fmt: skip
     return {name: summary[name] for name in names if name in summary}
 
