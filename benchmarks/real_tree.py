@@ -34,6 +34,7 @@ from tests.servers import ACCESS_KEY, SECRET_KEY, S3Endpoint, run_rclone, run_se
 from tests.servers.process import binary
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Iterator
 
 PASSPHRASE = "a pass phrase for measuring"  # noqa: S105 - guards nothing
@@ -44,14 +45,13 @@ class Measured:
     """One finished command: its figures, and the last line of its ``--json`` output."""
 
     def __init__(
-        self, step: str, code: int, usage: object, wall_seconds: float, summary: dict[str, object]
+        self, code: int, usage: resource.struct_rusage, wall_seconds: float, summary: dict[str, object]
     ) -> None:
-        self.step = step
         self.code = code
         self.figures: dict[str, object] = {
             "wall_seconds": round(wall_seconds, 2),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),  # type: ignore[attr-defined]
-            "peak_mb": round(usage.ru_maxrss / 1024),  # type: ignore[attr-defined]
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+            "peak_mb": round(usage.ru_maxrss / 1024),
         }
         self.summary = summary
 
