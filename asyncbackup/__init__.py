@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.initialise import CreatedDatabase, create_database
     from asyncbackup.model import Entry, Extent, Failure, Kind, RunCounters, RunSummary
+    from asyncbackup.rebuild.section import rebuild_section
+    from asyncbackup.rebuild.summary import RebuildCounters, RebuildSummary, Unrecovered
     from asyncbackup.repository.open import Repository, open_repository
     from asyncbackup.repository.remote import list_remote
     from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots, resolve_snapshot
@@ -71,6 +73,8 @@ __all__ = [
     "KeyUnlockError",
     "Kind",
     "ObjectMissingError",
+    "RebuildCounters",
+    "RebuildSummary",
     "Repository",
     "RepositoryMissingError",
     "RestoreCounters",
@@ -86,6 +90,7 @@ __all__ = [
     "StopRequest",
     "StoreError",
     "TargetError",
+    "Unrecovered",
     "VerifyCounters",
     "VerifySummary",
     "__version__",
@@ -94,6 +99,7 @@ __all__ = [
     "list_snapshots",
     "load_settings",
     "open_repository",
+    "rebuild_section",
     "resolve_snapshot",
     "restore_section",
     "run_section",
@@ -109,6 +115,8 @@ _MODULES = {
     "flow.stop": ("StopRequest",),
     "initialise": ("CreatedDatabase", "create_database"),
     "model": ("Entry", "Extent", "Failure", "Kind", "RunCounters", "RunSummary"),
+    "rebuild.section": ("rebuild_section",),
+    "rebuild.summary": ("RebuildCounters", "RebuildSummary", "Unrecovered"),
     "repository.open": ("Repository", "open_repository"),
     "repository.remote": ("list_remote",),
     "repository.snapshots": ("SnapshotInfo", "list_snapshots", "resolve_snapshot"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.cli.output import Output
     from asyncbackup.model import RunCounters
+    from asyncbackup.rebuild.summary import RebuildCounters
     from asyncbackup.restore.summary import RestoreCounters
     from asyncbackup.verify.summary import VerifyCounters
 
@@ -120,6 +121,21 @@ def verify_figures(counters: VerifyCounters) -> Figures:
         failed=counters.damaged_objects,
         failed_word="damaged",
     )
+
+
+def rebuild_figures(counters: RebuildCounters) -> Figures:
+    """The figures of a rebuild: objects that are asked for their metadata, or entries of a manifest."""
+    if counters.objects_asked and not counters.entries:
+        return Figures(
+            verb="asking objects",
+            unit="objects",
+            files_done=counters.objects_asked,
+            files_total=counters.objects_listed,
+            bytes_done=0,
+            failed=counters.unrecovered_objects,
+            failed_word="not whole",
+        )
+    return Figures(verb="reading", unit="entries", files_done=counters.entries, bytes_done=0)
 
 
 class Pace:
