@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.manifest import Deleted, Item, ManifestHeader, ManifestTrailer
-from asyncbackup.model import Entry, Kind
+from asyncbackup.format.manifest_order import Tally
 from asyncbackup.repository.manifest_stream import ManifestStream
 from asyncbackup.repository.manifest_upload import ManifestReceipt, ManifestUpload
 from asyncbackup.repository.overlay import overlay
@@ -18,6 +18,7 @@ from asyncbackup.repository.overlay import overlay
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from asyncbackup.model import Entry
     from asyncbackup.repository.open import Repository
 
 __all__ = ["ManifestReceipt", "ManifestUpload", "read_header", "read_manifest", "read_trailer"]
@@ -61,11 +62,12 @@ async def _read_chain(repository: Repository, run: str) -> AsyncGenerator[list[E
         while chain:
             changes = await stack.enter_async_context(aclosing(chain.pop().items()))
             entries = await stack.enter_async_context(aclosing(overlay(entries, changes)))
-        tally = _Tally()
+        tally = Tally()
         async for batch in entries:
-            tally.add(batch)
+            for entry in batch:
+                tally.count(entry)
             yield batch
-        tally.check(newest)
+        _check_totals(tally, newest)
 
 
 async def read_header(repository: Repository, run: str) -> ManifestHeader:
@@ -100,33 +102,12 @@ def _only_entries(batch: list[Item], key: str) -> list[Entry]:
     return entries
 
 
-class _Tally:
-    """Counts the entries of a snapshot that was put together, to compare with what its trailer says."""
-
-    __slots__ = ("bytes", "files", "folders", "symlinks")
-
-    def __init__(self) -> None:
-        self.files = self.folders = self.symlinks = self.bytes = 0
-
-    def add(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            if entry.kind is Kind.FILE:
-                self.files += 1
-                self.bytes += entry.size
-            elif entry.kind is Kind.FOLDER:
-                self.folders += 1
-            else:
-                self.symlinks += 1
-
-    def check(self, stream: ManifestStream) -> None:
-        trailer = stream.trailer
-        assert trailer is not None, "a merged stream ends when all its parts have"
-        if (self.files, self.folders, self.symlinks, self.bytes) != (
-            trailer.files,
-            trailer.folders,
-            trailer.symlinks,
-            trailer.bytes,
-        ):
-            raise FormatError(
-                f"{stream.key}: with the snapshots it rests on it does not add up to what its last line says"
-            )
+def _check_totals(tally: Tally, stream: ManifestStream) -> None:
+    """Raises ``FormatError`` unless a snapshot that was put together is what its trailer says."""
+    trailer = stream.trailer
+    assert trailer is not None, "a merged stream ends when all its parts have"
+    found = (tally.files, tally.folders, tally.symlinks, tally.bytes)
+    if found != (trailer.files, trailer.folders, trailer.symlinks, trailer.bytes):
+        raise FormatError(
+            f"{stream.key}: with the snapshots it rests on it does not add up to what its last line says"
+        )

@@ -79,7 +79,7 @@ def _end_of_period(match: re.Match[str], text: str, *, zone: tzinfo | None) -> i
         begin = day.replace(hour=clock.hour, minute=clock.minute, second=clock.second)
         start = _ns(_in_zone(begin, offset, zone))
         if fraction:
-            return start + int(fraction.ljust(9, "0")) + 10 ** (9 - len(fraction)) - 1
+            return start + int(fraction.ljust(9, "9"))
         return start + (3600, 60, 1)[len(fields) - 1] * _NS - 1
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no date or time of the calendar") from None

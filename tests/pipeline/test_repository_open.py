@@ -28,6 +28,7 @@ from tests.pipeline.repository_fixtures import (
     FIRST,
     SECOND,
     Link,
+    Node,
     repository_at,
     save,
     settings_for,
@@ -255,7 +256,7 @@ async def test_lost_key_slots_are_not_replaced_by_new_ones(tmp_path: Path, folde
 
 async def test_the_script_of_the_readme_restores_a_snapshot(tmp_path: Path, folder_destination: Path) -> None:
     settings, section = settings_for(tmp_path, f"file://{folder_destination}")
-    tree = {
+    tree: dict[bytes, Node] = {
         b"docs/report.pdf": os.urandom(3_000_000),
         b"empty": b"",
         b"100%41 \xff\\name": b"odd",

@@ -1,0 +1,8 @@
+"""Rebuilding a section's database from what lies at its destination.
+
+``section`` is the way in. ``from_manifests`` takes the newest readable
+snapshot. Where the manifests are gone, ``from_objects`` asks every object what
+it is: ``listing`` says which there are, ``description`` asks one of them,
+``links`` finds the contents of further names. The result is written as a new
+snapshot first, so that restore works again, and then becomes the database.
+"""

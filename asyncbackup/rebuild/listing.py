@@ -1,0 +1,105 @@
+"""Which objects a section has, and of which paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asyncbackup.catalog.found import FoundObject, FoundObjects
+from asyncbackup.errors import FormatError, ObjectMissingError
+from asyncbackup.format.keys import FILES, LONG, LONG_PATH_SUFFIX, data_prefix, path_of_content_key
+from asyncbackup.format.runid import is_run_id
+from asyncbackup.model import Kind
+from asyncbackup.rebuild.description import describe
+from asyncbackup.repository.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncbackup.rebuild.summary import RebuildCounters
+    from asyncbackup.repository.open import Repository
+    from asyncbackup.store.base import ObjectInfo
+
+
+async def collect_objects(
+    repository: Repository,
+    found: FoundObjects,
+    *,
+    concurrency: int,
+    counters: RebuildCounters,
+    go_on: Callable[[], None],
+    give_up: Callable[[str, str, bytes | None], None],
+) -> None:
+    """Put every object of the section into ``found``, those with long keys after asking for their path.
+
+    ``give_up`` is told (key, reason, path) of every object that is none of a
+    run or whose path cannot be found. ``go_on`` is called between pages.
+    """
+    prefix = data_prefix(repository.section)
+    async for page in repository.store.list(prefix):
+        go_on()
+        counters.objects_listed += len(page)
+        objects: list[FoundObject] = []
+        long: list[tuple[str, str, int, int]] = []
+        for info in page:
+            try:
+                run, key = _run_and_key(info.key.removeprefix(prefix))
+                if key.endswith(LONG_PATH_SUFFIX) and key.startswith(LONG):
+                    continue  # read together with the object it stands beside
+                if key.startswith(LONG):
+                    long.append((run, key, info.size, info.modified_ns))
+                else:
+                    objects.append(_found(info, run, key))
+            except FormatError as error:
+                give_up(info.key, str(error), None)
+        await found.add(objects)
+        if long:
+            await found.add_long(long)
+
+    async def ask(long_object: tuple[str, str, int, int]) -> FoundObject | None:
+        run, key, size, modified_ns = long_object
+        counters.objects_asked += 1
+        try:
+            entry = (await describe(repository, run, key)).entry
+        except (FormatError, ObjectMissingError) as error:
+            give_up(f"{prefix}{run}/{key}", str(error), None)
+            return None
+        return FoundObject(
+            path=entry.path,
+            run=run,
+            key=key,
+            size=size,
+            modified_ns=modified_ns,
+            is_folder=entry.kind is Kind.FOLDER,
+        )
+
+    async for page_of_long in found.long_objects():
+        go_on()
+        answers = await in_parallel(page_of_long, ask, limit=concurrency)
+        await found.add(answer for answer in answers if answer is not None)
+
+
+def _run_and_key(key: str) -> tuple[str, str]:
+    """The run and the key relative to its folder. Raises ``FormatError`` for what no run put there."""
+    run, _, rest = key.partition("/")
+    if not is_run_id(run) or not (rest.startswith(FILES) or _is_long(rest)):
+        raise FormatError("it is no object of a run")
+    return run, rest
+
+
+def _is_long(key: str) -> bool:
+    if not key.startswith(LONG):
+        return False
+    return path_of_content_key(key.removesuffix(LONG_PATH_SUFFIX)) is None
+
+
+def _found(info: ObjectInfo, run: str, key: str) -> FoundObject:
+    path = path_of_content_key(key)
+    assert path is not None, "long keys are kept apart"
+    return FoundObject(
+        path=path,
+        run=run,
+        key=key,
+        size=info.size,
+        modified_ns=info.modified_ns,
+        is_folder=key.endswith("/"),
+    )

@@ -1,0 +1,269 @@
+"""Rebuilding a section's database, from the manifests or from the objects."""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from asyncbackup import __version__
+from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
+from asyncbackup.catalog.found import FoundObjects
+from asyncbackup.catalog.replace import replace_contents
+from asyncbackup.catalog.runs import RunRecord
+from asyncbackup.errors import CatalogError, FormatError, Interrupted, ObjectMissingError
+from asyncbackup.flow.stop import StopRequest
+from asyncbackup.format.keys import data_prefix
+from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
+from asyncbackup.format.manifest_order import Tally
+from asyncbackup.format.runid import new_run_id, run_time_ns
+from asyncbackup.model import Entry, Failure, RunId
+from asyncbackup.rebuild.from_objects import recover_tree
+from asyncbackup.rebuild.summary import (
+    UNRECOVERED_IN_SUMMARY,
+    RebuildCounters,
+    RebuildSummary,
+    Unrecovered,
+)
+from asyncbackup.repository.manifests import ManifestUpload, read_manifest
+from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from asyncbackup.config import SectionSettings, Settings
+    from asyncbackup.store.base import ObjectPage
+
+FAILURES_IN_MANIFEST = 10_000
+"""What a reader of manifests keeps of them."""
+DESCRIPTOR = "descriptor"
+"""The catalog's copy of the descriptor."""
+
+
+async def rebuild_section(
+    settings: Settings,
+    section: SectionSettings,
+    *,
+    from_objects: bool = False,
+    counters: RebuildCounters | None = None,
+    stop: StopRequest | None = None,
+    on_unrecovered: Callable[[Unrecovered], None] | None = None,
+    on_retry: Callable[[str], None] | None = None,
+) -> RebuildSummary:
+    """Make the section's database say what lies at its destination, whatever it said before.
+
+    From the manifests: the entries of the newest snapshot that can be read,
+    and the names of all. With ``from_objects``, or where there is no manifest
+    but there are objects: from the objects and their metadata; that is
+    written as a new snapshot first. ``on_unrecovered`` is told of everything
+    that is not or not wholly in it.
+
+    The database is replaced in one transaction, so a rebuild that fails
+    leaves it as it was; a new one that fails leaves none. Raises
+    ``CatalogError`` for a destination that holds nothing of the section or a
+    database that cannot be opened, ``SectionBusyError``, ``FormatError`` where
+    there are manifests and none can be read, ``RepositoryMissingError``,
+    ``KeyUnlockError``, ``StoreError``, and ``Interrupted``.
+    """
+    rebuild = _Rebuild(
+        settings, section, counters or RebuildCounters(), stop or StopRequest(), on_unrecovered
+    )
+    async with AsyncExitStack() as stack:
+        existing = None
+        if settings.database_path(section.name).exists():
+            # Held from the beginning, so that no run works with what is being replaced.
+            existing = await stack.enter_async_context(
+                Catalog.open(
+                    settings.database_path(section.name),
+                    section=section.name,
+                    destination=section.destination,
+                )
+            )
+        repository = await stack.enter_async_context(open_repository(settings, section, on_retry=on_retry))
+        return await rebuild.run(repository, existing, from_objects=from_objects)
+
+
+class _Rebuild:
+    def __init__(
+        self,
+        settings: Settings,
+        section: SectionSettings,
+        counters: RebuildCounters,
+        stop: StopRequest,
+        on_unrecovered: Callable[[Unrecovered], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._section = section
+        self._counters = counters
+        self._stop = stop
+        self._on_unrecovered = on_unrecovered
+        self._unrecovered: list[Unrecovered] = []
+        self._failures: list[Failure] = []
+        self._notes: list[str] = []
+        self._tally = Tally()
+        self._began = time.monotonic()
+
+    async def run(
+        self, repository: Repository, existing: Catalog | None, *, from_objects: bool
+    ) -> RebuildSummary:
+        snapshots = await list_snapshots(repository)
+        source = "manifests"
+        if from_objects or (not snapshots and await self._has_objects(repository)):
+            source = "objects"
+            async with FoundObjects.open(self._settings.state_dir) as found:
+                run = await self._recover(repository, found, snapshots)
+                known = [*(snapshot.id for snapshot in snapshots), run]
+                await self._fill(repository, existing, known, found.entries())
+        elif snapshots:
+            known = await self._fill_from_manifests(repository, existing, snapshots)
+            run = known[-1]
+        else:
+            raise CatalogError(
+                f"{self._section.destination} holds nothing of section {self._section.name!r} to rebuild a "
+                f"database from; begin with 'asyncbackup initdb {self._section.name}'"
+            )
+        tally = self._tally
+        return RebuildSummary(
+            section=self._section.name,
+            source=source,
+            snapshot=run,
+            snapshots=len(known),
+            files=tally.files,
+            folders=tally.folders,
+            symlinks=tally.symlinks,
+            bytes=tally.bytes,
+            unrecovered_objects=self._counters.unrecovered_objects,
+            unrecovered=tuple(self._unrecovered),
+            requests=dict(repository.store.requests),
+            elapsed_seconds=round(time.monotonic() - self._began, 3),
+            notes=tuple(self._notes),
+        )
+
+    async def _has_objects(self, repository: Repository) -> bool:
+        pages = repository.store.list(data_prefix(repository.section))
+        async with aclosing(cast("AsyncGenerator[ObjectPage, None]", pages)) as opened:
+            return await anext(opened, None) is not None
+
+    async def _fill_from_manifests(
+        self, repository: Repository, existing: Catalog | None, snapshots: list[SnapshotInfo]
+    ) -> list[RunId]:
+        """Fill the catalog from the newest snapshot that can be read. Returns the snapshots up to it."""
+        for place in range(len(snapshots) - 1, -1, -1):
+            run = snapshots[place].id
+            # Runs above it are left out: what they uploaded is uploaded again, which costs time alone.
+            known = [snapshot.id for snapshot in snapshots[: place + 1]]
+            try:
+                await self._fill(repository, existing, known, read_manifest(repository, run))
+            except (FormatError, ObjectMissingError) as error:
+                self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
+                self._tally = Tally()
+                self._counters.entries = 0
+            else:
+                return known
+        raise FormatError(
+            f"none of the {len(snapshots)} manifests of section {self._section.name!r} can be read "
+            f"({self._notes[0]}); 'asyncbackup syncdb_remote --from-objects' does without them"
+        )
+
+    async def _recover(
+        self, repository: Repository, found: FoundObjects, snapshots: list[SnapshotInfo]
+    ) -> RunId:
+        """Recover the tree from its objects and write it as a new snapshot, whose id is returned."""
+        await recover_tree(
+            repository,
+            found,
+            concurrency=self._settings.concurrency,
+            counters=self._counters,
+            go_on=self._go_on,
+            on_unrecovered=self._tell,
+        )
+        newest = max([await found.newest_run(), *(snapshot.id for snapshot in snapshots)])
+        if not newest:
+            raise CatalogError(
+                f"{self._section.destination} holds no object of section {self._section.name!r}; begin with "
+                f"'asyncbackup initdb {self._section.name}'"
+            )
+        started_ns = time.time_ns()
+        run = new_run_id(started_ns, after=RunId(newest))
+        header = ManifestHeader(
+            snapshot=run,
+            section=repository.section,
+            repository=repository.repository_id,
+            started_ns=started_ns,
+            host=platform.node(),
+            software=f"asyncbackup {__version__}, rebuilt from objects",
+        )
+        async with ManifestUpload(repository, header) as upload:
+            async for batch in found.entries():
+                self._go_on()
+                await upload.add(batch)
+            await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(self._failures)))
+        self._notes.append(
+            "rebuilt from objects: what was deleted from the tree is there again, and changes of mode, owner "
+            f"or times alone are undone; the tree as recovered is snapshot {run}"
+        )
+        if repository.key is not None:
+            self._notes.append(
+                "contents are authenticated, but modes, owners, times and symlinks come from metadata that "
+                "whoever can write the bucket can change"
+            )
+        return run
+
+    async def _fill(
+        self,
+        repository: Repository,
+        existing: Catalog | None,
+        known: list[RunId],
+        batches: AsyncGenerator[list[Entry], None],
+    ) -> None:
+        """Replace the contents of the catalog, or make one."""
+        identity = CatalogIdentity(self._section.name, self._section.destination, repository.repository_id)
+        # The last one counts as not ended: the next run then looks once for uploads that a lost
+        # database can no longer tell of.
+        runs = [
+            RunRecord(run=run, started_ns=run_time_ns(run), finished_ns=run_time_ns(run), committed=True)
+            for run in known
+        ]
+        runs[-1] = RunRecord(
+            run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True
+        )
+        meta = {DESCRIPTOR: repository.descriptor_bytes, "identity": msgspec.json.encode(identity)}
+        async with aclosing(self._counted(batches)) as counted:
+            if existing is not None:
+                await replace_contents(existing, counted, runs=runs, meta=meta)
+                return
+            path = self._settings.database_path(self._section.name)
+            created = False
+            try:
+                async with Catalog.create(path, identity) as catalog:
+                    created = True
+                    await replace_contents(catalog, counted, runs=runs, meta=meta)
+            except BaseException:
+                if created:
+                    path.unlink(missing_ok=True)
+                raise
+
+    async def _counted(self, batches: AsyncGenerator[list[Entry], None]) -> AsyncGenerator[list[Entry], None]:
+        async with aclosing(batches):
+            async for batch in batches:
+                self._go_on()
+                for entry in batch:
+                    self._tally.count(entry)
+                self._counters.entries += len(batch)
+                yield batch
+
+    def _tell(self, unrecovered: Unrecovered) -> None:
+        if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
+            self._unrecovered.append(unrecovered)
+        if unrecovered.lost and unrecovered.path is not None and len(self._failures) < FAILURES_IN_MANIFEST:
+            self._failures.append(Failure(path=unrecovered.path, reason=unrecovered.reason))
+        if self._on_unrecovered is not None:
+            self._on_unrecovered(unrecovered)
+
+    def _go_on(self) -> None:
+        if self._stop.requested:
+            raise Interrupted("stopped as asked; the database is as it was")
