@@ -99,7 +99,7 @@ class StoreError(AsyncBackupError):
 
 
 class ObjectMissingError(StoreError):
-    """The object, upload or bucket does not exist."""
+    """The object or upload does not exist. A missing bucket is a plain ``StoreError``."""
 
 
 class ObjectExistsError(StoreError):

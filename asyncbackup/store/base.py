@@ -186,7 +186,11 @@ class Store(Protocol):
         """Give an upload up; an unknown upload is no error."""
 
     def list_uploads(self, prefix: str) -> AsyncIterator[UploadPage]:
-        """Unfinished multipart uploads below ``prefix``, in pages."""
+        """Unfinished multipart uploads below ``prefix``, in pages.
+
+        A folder store lists what dead processes left under temporary names in the same shape,
+        so that aborting all that is listed leaves nothing behind.
+        """
 
     async def aclose(self) -> None:
         """Close connections. Idempotent."""

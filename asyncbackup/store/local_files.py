@@ -31,7 +31,6 @@ COPY_BYTES = 1024 * 1024
 FILE_MODE = 0o600
 WRITE_AT_ONCE = 64
 """Buffers handed to one ``writev``; well below IOV_MAX."""
-_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -205,7 +204,8 @@ class LocalFiles:
         folder = key.endswith("/")
         with translated(operation, key):
             try:
-                descriptor = os.open(path, _READ_FLAGS, dir_fd=self.folders.root)
+                # Never waiting for the other end of a FIFO.
+                descriptor = self.folders.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
             except NotADirectoryError as error:
                 raise _missing(operation, key) from error
             try:
@@ -272,7 +272,7 @@ class LocalFiles:
                     self._delete_folder(path)
                 else:
                     with suppress(*_NOTHING_THERE, IsADirectoryError):
-                        os.unlink(path, dir_fd=self.folders.root)
+                        self.folders.unlink(path)
             touched[path.rpartition(b"/")[0]] = None
         for folder in touched:
             self._tidy(folder)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 REMEMBERED_FOLDERS = 4096
 FOLDER_MODE = 0o700
 """A backup holds what its sources' modes kept from others."""
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folders:
@@ -44,6 +44,18 @@ class Folders:
             if make:
                 self._let_go(folder)
 
+    def open_file(self, path: bytes, flags: int) -> int:
+        """A descriptor of what lies at ``path``, which is no symlink. Raises ``OSError``."""
+        folder, _, name = path.rpartition(b"/")
+        with self.opened(folder) as parent:
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+    def unlink(self, path: bytes) -> None:
+        """Remove the name of a file. Raises ``OSError``."""
+        folder, _, name = path.rpartition(b"/")
+        with self.opened(folder) as parent:
+            os.unlink(name, dir_fd=parent)
+
     def sync(self, folder: bytes, descriptor: int) -> None:
         """Return once the entries of ``folder`` are on disk. Calls that wait together share one sync."""
         with self._lock:
@@ -70,8 +82,13 @@ class Folders:
             if folder in self._held:
                 return False
             self._durable.pop(folder, None)
+            parent, _, name = folder.rpartition(b"/")
             try:
-                os.rmdir(folder, dir_fd=self.root)
+                descriptor = self._open(parent)
+                try:
+                    os.rmdir(name, dir_fd=descriptor)
+                finally:
+                    os.close(descriptor)
             except FileNotFoundError:
                 return True
             except OSError:
@@ -116,7 +133,15 @@ class Folders:
             self._durable.popitem(last=False)
 
     def _open(self, folder: bytes) -> int:
-        return os.open(folder or b".", _FLAGS, dir_fd=self.root)
+        """A descriptor of a folder, walked to step by step: no symlink leads out of the destination."""
+        descriptor = os.open(b".", _FLAGS, dir_fd=self.root)
+        for name in folder.split(b"/") if folder else ():
+            try:
+                following = os.open(name, _FLAGS, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = following
+        return descriptor
 
 
 class _Sync:

@@ -22,7 +22,7 @@ from asyncbackup.store.body import body_size, pieces_of
 from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.local_errors import translated
 from asyncbackup.store.local_files import COPY_BYTES, LocalFiles, copy_file, write_buffers
-from asyncbackup.store.local_keys import UPLOADS_FOLDER, path_of_key
+from asyncbackup.store.local_keys import TEMPORARY_PREFIX, UPLOADS_FOLDER, path_of_key
 
 TEMPORARY_UPLOAD = UploadId("temporary")
 """The id under which a dead process's temporary file is listed and aborted."""
@@ -75,7 +75,7 @@ class LocalUploads:
         for other, entry in self._parts(key, upload_id, "UploadPart"):
             if other.number == number and entry != name:
                 with suppress(FileNotFoundError):
-                    os.unlink(folder + b"/" + entry, dir_fd=self._folders.root)
+                    self._folders.unlink(folder + b"/" + entry)
         return PartReceipt(number=number, size=body_size(body), etag=name.decode(), sha256=sha256)
 
     def list_parts(self, key: str, upload_id: UploadId) -> PartList:
@@ -116,7 +116,7 @@ class LocalUploads:
     def _open_part(self, key: str, path: bytes, part: PartReceipt) -> int:
         gone = f"part {part.number} is not there with its {part.size} bytes"
         try:
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folders.root)
+            source = self._folders.open_file(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise StoreError("CompleteMultipartUpload", key, gone, code="InvalidPart") from error
         if os.fstat(source).st_size != part.size:
@@ -128,8 +128,10 @@ class LocalUploads:
         """Give an upload up; an unknown one is gone already."""
         with translated("AbortMultipartUpload", key):
             if upload_id == TEMPORARY_UPLOAD:
+                if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX.decode()):
+                    return  # Whatever this is, it is no temporary file.
                 with suppress(FileNotFoundError):
-                    os.unlink(key.encode("utf-8", "surrogateescape"), dir_fd=self._folders.root)
+                    self._folders.unlink(key.encode("utf-8", "surrogateescape"))
             elif _ID.fullmatch(upload_id):
                 self._remove(upload_id)
 
@@ -154,7 +156,7 @@ class LocalUploads:
 
     def _exists(self, upload_id: UploadId) -> bool:
         try:
-            os.stat(_document(upload_id), dir_fd=self._folders.root)
+            os.close(self._folders.open_file(_document(upload_id), os.O_RDONLY))
         except FileNotFoundError:
             return False
         return True
@@ -165,9 +167,7 @@ class LocalUploads:
             raise missing
         with translated(operation, key):
             try:
-                descriptor = os.open(
-                    _document(upload_id), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folders.root
-                )
+                descriptor = self._folders.open_file(_document(upload_id), os.O_RDONLY)
             except FileNotFoundError:
                 raise missing from None
             with open(descriptor, "rb") as document:
@@ -230,7 +230,7 @@ class LocalUploads:
                         os.unlink(name, dir_fd=descriptor)
             self._folders.remove_empty(folder)
         with suppress(FileNotFoundError):
-            os.unlink(_document(upload_id), dir_fd=self._folders.root)
+            self._folders.unlink(_document(upload_id))
         self._folders.remove_empty(UPLOADS_FOLDER)
 
 

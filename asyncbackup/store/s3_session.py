@@ -101,7 +101,7 @@ def _client_config(settings: S3Settings, *, concurrency: int) -> AioConfig:
         response_checksum_validation="when_required",
         parameter_validation=True,
         warm_up_loader_caches=True,
-        http_session_cls=_OwnHostSession,
+        http_session_cls=_PlainSession,
     )
 
 
@@ -114,11 +114,17 @@ def _register_handlers(client: S3Client) -> None:
     events.register_first("before-parse.s3", _refuse_foreign)
 
 
-class _OwnHostSession(AIOHTTPSession):
-    """Follows no redirect: aiohttp would send the signed headers and the body to another host."""
+class _PlainSession(AIOHTTPSession):
+    """Sends what it is given, once, to the host that it was signed for.
+
+    aiohttp follows redirects with the signed headers and the body, and silently sends a
+    request again when a kept connection turns out to be closed.
+    """
 
     async def _get_session(self, proxy_url: str | None) -> _NoRedirects:
-        return _NoRedirects(await super()._get_session(proxy_url))  # type: ignore[misc]
+        session = await super()._get_session(proxy_url)  # type: ignore[misc]
+        session._retry_connection = False
+        return _NoRedirects(session)
 
 
 class _NoRedirects:

@@ -12,7 +12,7 @@ import pytest
 from asyncbackup.errors import StoreError
 from asyncbackup.store.base import Store
 from asyncbackup.store.open import open_store
-from tests.contract.conftest import QUICK, Backend, digest, pattern, s3_backend
+from tests.contract.backends import QUICK, Backend, digest, pattern, s3_backend
 from tests.servers.proxy import (
     Exchange,
     FaultProxy,

@@ -20,7 +20,7 @@ from asyncbackup.errors import (
 from asyncbackup.store.base import Store
 from asyncbackup.store.open import open_store
 from asyncbackup.store.retry import RetryPolicy
-from tests.contract.conftest import QUICK, Backend, digest, pattern, s3_backend
+from tests.contract.backends import QUICK, Backend, digest, pattern, s3_backend
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Endpoint, run_rclone
 from tests.servers.proxy import (
     Action,
@@ -136,6 +136,7 @@ async def test_small_operations_survive(proxy: FaultProxy, through: OpenStore, f
         assert [item async for page in store.list_uploads("") for item in page] == []
         await store.delete(["copy"])
         assert [info.key async for page in store.list("") for info in page] == ["key"]
+    assert store.requests == proxy.requests, "nobody below sends anything again"
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "HeadObject", "ListObjectsV2", "GetObject"])

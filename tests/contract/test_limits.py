@@ -13,7 +13,7 @@ import pytest
 from asyncbackup.errors import ObjectMissingError
 from asyncbackup.store.local import LocalStore
 from asyncbackup.store.open import open_store
-from tests.contract.conftest import QUICK, Backend, digest, pattern, s3_backend
+from tests.contract.backends import QUICK, Backend, digest, pattern, s3_backend
 from tests.servers.proxy import Exchange, FaultProxy
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.contract.conftest import Backend, digest
+from tests.contract.backends import Backend, digest
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Store

@@ -7,7 +7,7 @@ import pytest
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import Store, UploadId, UploadInfo
 from asyncbackup.store.checksums import composite_checksum
-from tests.contract.conftest import Backend, digest, pattern
+from tests.contract.backends import Backend, digest, pattern
 
 PART = 5 * 1024 * 1024
 FIRST, SECOND, LAST = pattern(PART, 1), pattern(PART, 2), pattern(1234, 3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncbackup.errors import ObjectExistsError, ObjectMissingError, StoreError
-from tests.contract.conftest import Backend, digest, pattern
+from tests.contract.backends import Backend, digest, pattern
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Body, Store

@@ -16,7 +16,7 @@ from asyncbackup.errors import (
     StoreError,
 )
 from asyncbackup.store.open import open_store
-from tests.contract.conftest import QUICK, digest
+from tests.contract.backends import QUICK, digest
 from tests.servers import SECRET_KEY, S3Endpoint
 from tests.servers.process import free_ports
 

@@ -17,7 +17,7 @@ from asyncbackup.store.checksums import single_checksum
 from asyncbackup.store.local import LocalStore
 from asyncbackup.store.local_attributes import mtime_ns_of
 from asyncbackup.store.local_keys import TEMPORARY_PREFIX
-from tests.contract.conftest import digest, pattern
+from tests.contract.backends import digest, pattern
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Buffer, UploadInfo
@@ -320,12 +320,30 @@ async def test_links_and_special_files_are_no_objects(tmp_path: Path) -> None:
     (folder / "real").mkdir(parents=True)
     (folder / "link").symlink_to(outside)
     (folder / "folder").symlink_to(tmp_path)
+    (folder / ".asyncbackup-uploads").symlink_to(tmp_path)
     os.mkfifo(folder / "fifo")
     store = await LocalStore.connect(folder, concurrency=1)
     assert [info async for page in store.list("") for info in page] == []
-    for key in ("link", "fifo"):
+    for key in ("link", "fifo", "folder/outside"):
         with pytest.raises(StoreError):
             await store.get(key, limit=99)
+    for call in (
+        store.put("folder/new", b"x", sha256=digest(b"x")),
+        store.put("folder/", b"", sha256=EMPTY),
+        store.create_upload("big", metadata={}),
+    ):
+        with pytest.raises(StoreError):
+            await call
+    await store.delete(["folder/outside"])
+    assert names(tmp_path) == [
+        "destination",
+        "destination/.asyncbackup-uploads",
+        "destination/fifo",
+        "destination/folder",
+        "destination/link",
+        "destination/real",
+        "outside",
+    ]
     await store.put("link", b"mine", sha256=digest(b"mine"))
     assert outside.read_bytes() == b"canary", "a link is replaced, not written through"
     assert not (folder / "link").is_symlink()
