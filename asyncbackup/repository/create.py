@@ -21,8 +21,8 @@ from asyncbackup.format.envelope import MAGIC
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY, run_of_snapshot_key, snapshots_prefix
 from asyncbackup.format.keyslots import DEFAULT_COST, key_file_slot, new_master_key, passphrase_slot
 from asyncbackup.format.manifest import ManifestReader
+from asyncbackup.format.readme import restore_readme
 from asyncbackup.repository.open import fetch_descriptor, read_descriptor, unlock_descriptor
-from asyncbackup.repository.restore_readme import RESTORE_README
 from asyncbackup.repository.secrets import Secret, read_secret
 from asyncbackup.store.open import open_store
 
@@ -114,7 +114,7 @@ class _Creation:
             descriptor=data,
             created=created,
             slot_added=slot_added,
-            readme_written=await self._write_readme(),
+            readme_written=await self._write_readme(encrypted=self._secret is not None),
         )
 
     async def _create(self) -> tuple[bytes, bool]:
@@ -186,12 +186,14 @@ class _Creation:
                     return reader.header.repository
         raise FormatError(f"{key}: it ends before its first line; remove it, or put a good copy back")
 
-    async def _write_readme(self) -> bool:
+    async def _write_readme(self, *, encrypted: bool) -> bool:
         """RESTORE.md where it is missing; one that is there may have been written by hand."""
         try:
             await self._store.head(README_KEY)
         except ObjectMissingError:
-            body = RESTORE_README.encode()
+            body = restore_readme(
+                destination=self._store.url, sections=[self._section.name], encrypted=encrypted
+            )
             try:
                 await self._store.put(README_KEY, body, sha256=sha256(body).digest(), if_absent=True)
             except ObjectExistsError:

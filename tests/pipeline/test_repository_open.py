@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,15 +18,12 @@ from asyncbackup.errors import (
 )
 from asyncbackup.format.descriptor import FLOOR, decode_descriptor
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY
+from asyncbackup.format.readme import restore_readme
 from asyncbackup.repository.create import create_repository
 from asyncbackup.repository.open import open_repository
-from asyncbackup.repository.restore_readme import RESTORE_README, RESTORE_SCRIPT
 from asyncbackup.store.open import open_store
 from tests.pipeline.repository_fixtures import (
     FIRST,
-    SECOND,
-    Link,
-    Node,
     repository_at,
     save,
     settings_for,
@@ -48,7 +43,8 @@ async def test_creating_writes_descriptor_and_readme_once(tmp_path: Path, folder
     assert (made.created, made.slot_added, made.readme_written) == (True, False, True)
     assert sorted(os.listdir(folder_destination)) == ["RESTORE.md", "asyncbackup.json"]
     assert (folder_destination / DESCRIPTOR_KEY).read_bytes() == made.descriptor
-    assert (folder_destination / README_KEY).read_text() == RESTORE_README
+    readme = restore_readme(destination=section.destination, sections=["home"], encrypted=False)
+    assert (folder_destination / README_KEY).read_bytes() == readme
     assert decode_descriptor(made.descriptor).repository == made.repository_id
 
     (folder_destination / README_KEY).write_text("my own words")
@@ -252,38 +248,6 @@ async def test_lost_key_slots_are_not_replaced_by_new_ones(tmp_path: Path, folde
     (folder_destination / DESCRIPTOR_KEY).write_text(json.dumps(document))
     with pytest.raises(RepositoryMissingError, match="key slots"):
         await create_repository(settings, section)
-
-
-async def test_the_script_of_the_readme_restores_a_snapshot(tmp_path: Path, folder_destination: Path) -> None:
-    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
-    tree: dict[bytes, Node] = {
-        b"docs/report.pdf": os.urandom(3_000_000),
-        b"empty": b"",
-        b"100%41 \xff\\name": b"odd",
-        b"link": Link(b"docs/report.pdf"),
-        b"hollow/inner": None,
-        b"long" * 60 + b"/" + b"n" * 250: b"long segment",
-    }
-    async with repository_at(settings, section) as repository:
-        first = await save(repository, FIRST, tree)
-        second = await save(repository, SECOND, {b"new": b"second run"}, unchanged=first.values())
-    script, target = tmp_path / "restore.py", tmp_path / "target"
-    assert RESTORE_SCRIPT in RESTORE_README
-    script.write_text(RESTORE_SCRIPT)
-    subprocess.run(["python3", script, folder_destination, "home", SECOND, target], check=True)
-    root = os.fsencode(target)
-    for path, entry in second.items():
-        found = os.path.join(root, path)
-        status = os.lstat(found)
-        assert status.st_mtime_ns == entry.mtime_ns, path
-        if entry.target:
-            assert os.readlink(found) == entry.target
-            continue
-        assert status.st_mode == entry.mode, path
-        if entry.sha256:
-            with open(found, "rb") as file:
-                assert hashlib.sha256(file.read()).digest() == entry.sha256
-    assert sum(len(folders) + len(files) for _, folders, files in os.walk(root)) == len(second) - 1
 
 
 async def _open(settings: Settings, section: SectionSettings) -> None:
