@@ -169,15 +169,17 @@ def entry_of_line(line: FileLine | FolderLine | SymlinkLine, path: bytes, snapsh
     )
 
 
-@lru_cache(maxsize=4096)
 def escape_text(text: str) -> str:
     """A text from the system (owner, group, label; undecodable bytes as surrogates), escaped like a name."""
+    if text.isascii() and text.isprintable() and "%" not in text and "\\" not in text:
+        return text
     return escape_path(text.encode(errors="surrogateescape"))
 
 
-@lru_cache(maxsize=4096)
 def unescape_text(text: str) -> str:
     """The inverse of :func:`escape_text`."""
+    if "%" not in text:
+        return text
     return unescape(text).decode(errors="surrogateescape")
 
 

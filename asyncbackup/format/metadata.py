@@ -286,12 +286,11 @@ def _unquote(value: str) -> bytes:
     return raw
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _quote_text(text: str) -> str:
     return _quote(text.encode(errors="surrogateescape"))
 
 
-@lru_cache(maxsize=4096)
 def _unquote_text(value: str) -> str:
     return _unquote(value).decode(errors="surrogateescape")
 
