@@ -52,11 +52,22 @@ def run_seaweed(folder: Path) -> Iterator[tuple[S3Endpoint, ServerProcess]]:
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
     ]
-    env = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "HOME": str(folder)}
-    with _running("seaweed", command, ports[0], folder, env) as (endpoint, process):
-        # The gateway answers before the volume server has joined; a write tells.
-        process.wait_ready(lambda: _writable(endpoint))
-        yield endpoint, process
+    env = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+    }
+    try:
+        with _running("seaweed", command, ports[0], folder, env) as (endpoint, process):
+            # The gateway answers before the volume server has joined; a write tells.
+            process.wait_ready(lambda: _writable(endpoint))
+            yield endpoint, process
+    finally:
+        # It puts a socket a port into /tmp, wherever its own folder is, and leaves some behind.
+        for port in ports:
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket.unlink(missing_ok=True)
 
 
 @contextmanager
