@@ -131,6 +131,9 @@ def _tour(terminal: Terminal) -> None:
     terminal.type("asyncbackup verify")
     terminal.type("asyncbackup verify --read-data --quiet")
 
+    terminal.say("the database is lost, and made again from the bucket")
+    terminal.type("rm -r state && asyncbackup syncdb_remote && asyncbackup run")
+
     terminal.say("back again: the latest snapshot, and the first one")
     terminal.type("asyncbackup restore --target restored")
     first = terminal.read("asyncbackup snapshots | sed -n 's/^  \\([^ ]*\\) .*/\\1/p' | head -1").strip()
