@@ -52,7 +52,7 @@ class Transfer:
         self._gate = ThreadGate("transfer", READER_TASKS + (ENCRYPTOR_TASKS if settings.sealed else 0))
         self._reader = Reader(settings, self.budget, self._gate, stop)
         self._encryptor = Encryptor(settings, settings.key, self._gate) if settings.key else None
-        self._uploader = Uploader(settings, store, self.budget, journal, counters)
+        self._uploader = Uploader(settings, store, self.budget, journal, counters, stop)
 
     @property
     def hops(self) -> int:

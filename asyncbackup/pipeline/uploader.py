@@ -8,7 +8,6 @@ ends without completing it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 from typing import TYPE_CHECKING
@@ -30,15 +29,15 @@ from asyncbackup.pipeline.payload import (
     WholePayload,
 )
 from asyncbackup.resume import PartRecord, ResumableUpload, UploadJournal
+from asyncbackup.store.checksums import composite_checksum, single_checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.flow.stop import StopRequest
     from asyncbackup.pipeline.results import Outcome
     from asyncbackup.pipeline.transfer_settings import TransferSettings
-    from asyncbackup.store.base import PartReceipt, Store, UploadId
+    from asyncbackup.store.base import Store, UploadId
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +56,28 @@ class Uploader:
         budget: ByteBudget,
         journal: UploadJournal,
         counters: RunCounters,
+        stop: StopRequest,
     ) -> None:
         self._settings = settings
         self._store = store
         self._budget = budget
         self._journal = journal
         self._counters = counters
+        self._stop = stop
         self._open: set[LargeUpload] = set()
         self._copies = store.capabilities.server_side_copy and not settings.sealed
 
     async def run(self, payloads: Receiver[Payload], outcomes: Sender[Outcome]) -> None:
-        """Work until the payloads end. Raises ``StoreError`` for everything that is not
-        confined to one object."""
+        """Work until the payloads end. Once a stop is requested, requests under way are finished
+        and no further ones begun. Raises ``StoreError`` for everything that is not confined to
+        one object."""
         with payloads, outcomes:
             async for payload in payloads:
                 match payload:
+                    case WholePayload() | PartPayload() if self._stop.requested:
+                        self._budget.release(payload.leased)
+                    case CopyPayload() if self._stop.requested:
+                        pass
                     case WholePayload():
                         await self._send_whole(payload, outcomes)
                     case PartPayload():
@@ -112,7 +118,7 @@ class Uploader:
             run=self._settings.run,
             key=payload.key,
             length=size,
-            checksum=_checksum(payload.body_sha256) if payload.encrypted else "",
+            checksum=single_checksum(payload.body_sha256) if payload.encrypted else "",
             encrypted=payload.encrypted,
         )
         del result  # an echo proves nothing; the digest that was sent along is what verify compares with
@@ -210,7 +216,7 @@ class Uploader:
             run=upload.run,
             key=upload.key,
             length=upload.stored_size,
-            checksum=composite_checksum(parts),
+            checksum=composite_checksum(part.sha256 for part in parts),
             part_size=upload.part_size,
             encrypted=upload.sealed,
         )
@@ -277,16 +283,6 @@ class Uploader:
         except ObjectRefusedError as error:
             return _refused(entry, error)
         return UploadReceipt(entry=msgspec.structs.replace(entry, extent=source), pending=payload.pending)
-
-
-def composite_checksum(parts: Sequence[PartReceipt]) -> str:
-    """S3's composite SHA-256 of a multipart object: the digest of the parts' digests, and their number."""
-    digest = hashlib.sha256(b"".join(part.sha256 for part in parts)).digest()
-    return f"{_checksum(digest)}-{len(parts)}"
-
-
-def _checksum(sha256: bytes) -> str:
-    return base64.b64encode(sha256).decode()
 
 
 def _refused(entry: Entry, error: ObjectRefusedError) -> Failure:

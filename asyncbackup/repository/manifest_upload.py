@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -10,6 +9,7 @@ from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer
 from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
+from asyncbackup.store.checksums import composite_checksum, single_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,12 +91,11 @@ class ManifestUpload:
         body, digest = await self._repository.threads.run(self._last_body)
         if self._upload is None:
             await self._store.put(self.key, body, sha256=digest, if_absent=True)
-            checksum = base64.b64encode(digest).decode()
+            checksum = single_checksum(digest)
         else:
             await self._send_part(body, digest)
             await self._store.complete_upload(self.key, self._upload, self._parts)
-            digests = b"".join(part.sha256 for part in self._parts)
-            checksum = f"{base64.b64encode(sha256(digests).digest()).decode()}-{len(self._parts)}"
+            checksum = composite_checksum(part.sha256 for part in self._parts)
         self._finished = True
         return ManifestReceipt(self._sent_bytes + (0 if self._upload else len(body)), checksum)
 

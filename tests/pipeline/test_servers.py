@@ -87,6 +87,28 @@ async def test_a_stop_keeps_what_was_done_and_the_next_run_goes_on(
         assert picture(await bench.restored()) == picture(bench.tree)
 
 
+async def test_a_stop_begins_no_further_request(tmp_path: Path, rclone_s3: S3Endpoint) -> None:
+    stop = StopRequest()
+
+    async def ask_to_stop(exchange: Exchange) -> None:
+        stop.request()
+        await exchange.pass_on(await exchange.forward())
+
+    async with FaultProxy(rclone_s3.url) as proxy:
+        bench = Workbench(
+            tmp_path, f"s3://{rclone_s3.fresh_bucket()}", s3=rclone_s3.settings(endpoint_url=proxy.url)
+        )
+        await bench.initialise()
+        for number in range(100):
+            bench.write(f"f{number}", b"content")
+        before = proxy.requests["PutObject"]
+        proxy.plan("PutObject", ask_to_stop, skip=5)
+        with pytest.raises(Interrupted):
+            await bench.run(stop=stop)
+        sent = proxy.requests["PutObject"] - before
+        assert sent <= 6 + bench.settings.concurrency, "those that were under way are finished"
+
+
 async def test_an_endpoint_that_throttles_is_waited_for(tmp_path: Path, rclone_s3: S3Endpoint) -> None:
     async def slow_down(exchange: Exchange) -> None:
         await exchange.answer(503, b"<Error><Code>SlowDown</Code><Message>planned</Message></Error>")
