@@ -247,27 +247,45 @@ class ExpectedObjects:
     async def damaged(self, *, paths_each: int) -> AsyncIterator[list[DamagedObject]]:
         """Every damaged object by key, with at most ``paths_each`` of the paths it carries, in pages."""
         sql = (
-            f"SELECT key, reason, (SELECT count(*) FROM damaged_paths p WHERE p.key = o.key) "  # noqa: S608
-            f"FROM objects o WHERE state = {State.DAMAGED:d} AND key > ? ORDER BY key LIMIT ?"
+            f"SELECT key, reason FROM objects WHERE state = {State.DAMAGED:d} "  # noqa: S608
+            "AND key > ? ORDER BY key LIMIT ?"
         )
         async for rows in self._scratch.keyed_pages(sql, after="", page_rows=256):
-            yield [await self._damaged(row, paths_each) for row in rows]
+            found = cast("list[tuple[str, str]]", rows)
+            span = (found[0][0], found[-1][0])
+            files = await self._scratch.all(
+                "SELECT key, count(*) FROM damaged_paths WHERE key BETWEEN ? AND ? GROUP BY key", span
+            )
+            counts = dict(cast("list[tuple[str, int]]", files))
+            paths: dict[str, list[bytes]] = {}
+            for key, path in await self._first_paths(span, paths_each):
+                paths.setdefault(key, []).append(path)
+            snapshots: dict[str, list[str]] = {}
+            carriers = await self._scratch.all(
+                "SELECT key, snapshot FROM damaged_snapshots "
+                "WHERE key BETWEEN ? AND ? ORDER BY key, snapshot",
+                span,
+            )
+            for key, snapshot in cast("list[tuple[str, str]]", carriers):
+                snapshots.setdefault(key, []).append(snapshot)
+            yield [
+                DamagedObject(
+                    key=key,
+                    reason=reason,
+                    files=counts.get(key, 0),
+                    paths=tuple(paths.get(key, ())),
+                    snapshots=tuple(snapshots.get(key, ())),
+                )
+                for key, reason in found
+            ]
 
-    async def _damaged(self, row: Row, paths_each: int) -> DamagedObject:
-        key, reason, files = cast("tuple[str, str, int]", row)
-        paths = await self._scratch.all(
-            "SELECT path FROM damaged_paths WHERE key = ? ORDER BY path LIMIT ?", (key, paths_each)
+    async def _first_paths(self, span: tuple[str, str], paths_each: int) -> list[tuple[str, bytes]]:
+        rows = await self._scratch.all(
+            "SELECT key, path FROM (SELECT key, path, row_number() OVER (PARTITION BY key ORDER BY path) "
+            "AS number FROM damaged_paths WHERE key BETWEEN ? AND ?) WHERE number <= ?",
+            (*span, paths_each),
         )
-        snapshots = await self._scratch.all(
-            "SELECT snapshot FROM damaged_snapshots WHERE key = ? ORDER BY snapshot", (key,)
-        )
-        return DamagedObject(
-            key=key,
-            reason=reason,
-            files=files,
-            paths=tuple(cast("bytes", path) for (path,) in paths),
-            snapshots=tuple(cast("str", snapshot) for (snapshot,) in snapshots),
-        )
+        return cast("list[tuple[str, bytes]]", rows)
 
     async def _pages(self, where: str) -> AsyncIterator[list[ExpectedObject]]:
         sql = f"SELECT {_FIELDS} FROM objects WHERE key > ? AND {where} ORDER BY key LIMIT ?"  # noqa: S608

@@ -181,7 +181,8 @@ class _Verification:
                 f"{listing.unexpected} objects belong to no snapshot: what interrupted runs uploaded, "
                 "and the stand-ins of hard links"
             )
-        await self._count_checked()
+        damaged = await self._expected.count(State.DAMAGED)
+        self._counters.objects_checked = damaged + await self._expected.count(State.SOUND)
 
     async def _compare_checksums(self) -> None:
         """Compare what is not chosen for reading by HEAD, where that tells anything."""
@@ -252,11 +253,7 @@ class _Verification:
     async def _settle(self, verdicts: list[Verdict]) -> None:
         self._go_on()
         await self._expected.settle(verdicts)
-        await self._count_checked()
-
-    async def _count_checked(self) -> None:
-        damaged = await self._expected.count(State.DAMAGED)
-        self._counters.objects_checked = damaged + await self._expected.count(State.SOUND)
+        self._counters.objects_checked += sum(verdict.state != State.TO_READ for verdict in verdicts)
 
     async def _report(self) -> None:
         """Name damaged objects with the paths and snapshots they carry: a second look at the manifests."""

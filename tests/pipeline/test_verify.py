@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -459,6 +460,22 @@ async def test_a_requested_stop_ends_it(tmp_path: Path) -> None:
     stop.request()
     with pytest.raises(Interrupted):
         await verify_section(*case, stop=stop)
+
+
+async def test_a_cancelled_verification_leaves_nothing(tmp_path: Path) -> None:
+    case = on_files(tmp_path)
+    await two_snapshots(case)
+    flip(tmp_path / "store" / snapshot_key("home", FIRST))
+    task: asyncio.Task[VerifySummary] = asyncio.create_task(
+        verify_section(*case, on_damage=lambda damage: cancel(task))
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(case[0].state_dir) == []
+
+
+def cancel(task: asyncio.Task[VerifySummary]) -> None:
+    task.cancel()
 
 
 async def test_nothing_is_left_in_the_state_folder(tmp_path: Path) -> None:
