@@ -32,9 +32,10 @@ class ByteBudget:
     async def acquire(self, size_bytes: int) -> int:
         """Take bytes, waiting behind all who asked earlier. Returns ``size_bytes``, to be released.
 
-        Raises ``ValueError`` for more than the whole budget, which could never be granted.
+        Zero bytes wait as well. Cancelling it takes nothing. Raises ``ValueError`` for more than
+        the whole budget, which could never be granted.
         """
-        if size_bytes > self.limit_bytes:
+        if not 0 <= size_bytes <= self.limit_bytes:
             raise ValueError(f"{size_bytes} bytes asked of a budget of {self.limit_bytes}")
         if not self._waiters and self.in_use_bytes + size_bytes <= self.limit_bytes:
             self._take(size_bytes)
@@ -54,7 +55,7 @@ class ByteBudget:
 
     def release(self, size_bytes: int) -> None:
         """Give bytes back. Raises ``ValueError`` when more comes back than was taken."""
-        if size_bytes > self.in_use_bytes:
+        if not 0 <= size_bytes <= self.in_use_bytes:
             raise ValueError(f"{size_bytes} bytes released, {self.in_use_bytes} in use")
         self.in_use_bytes -= size_bytes
         self._grant()

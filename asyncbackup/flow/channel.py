@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
 
 T = TypeVar("T")
@@ -163,8 +163,13 @@ class Receiver(Generic[T]):
         state.receivers += 1
 
     async def receive(self) -> T:
-        """Take the next item, waiting while the channel is empty. Raises ``EndOfChannel``."""
+        """Take the next item, waiting while the channel is empty. Raises ``EndOfChannel``.
+
+        Cancelling it takes nothing out.
+        """
         state = self._state
+        if self._closed:
+            raise RuntimeError(f"receiving on a closed receiver of channel {state.statistics.name}")
         if not state.buffer:
             began = monotonic()
             try:
@@ -208,13 +213,15 @@ class Receiver(Generic[T]):
             if not self._state.receivers:
                 _wake_all(self._state.putters)
 
-    async def __aiter__(self) -> AsyncIterator[T]:
-        while True:
-            try:
-                item = await self.receive()
-            except EndOfChannel:
-                return
-            yield item
+    def __aiter__(self) -> Self:
+        # No generator: one that a failing stage leaves behind would be finished by the loop, later.
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self.receive()
+        except EndOfChannel:
+            raise StopAsyncIteration from None
 
     def __enter__(self) -> Self:
         return self
