@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -470,3 +473,65 @@ async def test_options_that_cannot_be(plain: Backup) -> None:
         await plain.restore()
     with pytest.raises(ConfigError, match="is not a folder"):
         await plain.restore(target=plain.target / "below")
+
+
+AS_NOBODY = """
+import asyncio, json, os, sys
+from pathlib import Path
+from tests.unit.restore.backup import Backup
+
+NOBODY = 65534
+base = Path(sys.argv[1])
+backup = Backup(base)
+os.setgroups([4321])
+os.setresgid(NOBODY, NOBODY, NOBODY)
+os.setresuid(NOBODY, NOBODY, NOBODY)
+summary = asyncio.run(backup.restore(overwrite=sys.argv[2]))
+print(json.dumps([summary.notes, [[os.fsdecode(f.path), f.reason] for f in summary.failures]]))
+"""
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become nobody")
+async def test_whoever_is_not_root_restores_all_but_the_owners() -> None:
+    # Not below pytest's own folder, which only root may enter.
+    with tempfile.TemporaryDirectory() as name:
+        backup = Backup(Path(name))
+        await backup.create()
+        source = backup.source
+        for folder, mode in (("mine", 0o755), ("closed", 0o500), ("dark", 0o300)):
+            (source / folder).mkdir()
+            (source / folder / "f").write_text(folder)
+            (source / folder).chmod(mode)
+        (source / "setuid").write_text("x")
+        (source / "setuid").chmod(0o4755)
+        (source / "group").write_text("x")
+        os.chown(source / "group", 1234, 4321)
+        (source / "capable").write_text("x")
+        os.setxattr(source / "capable", "trusted.t", b"1")
+        (source / "link").symlink_to("group")
+        await backup.save_tree()
+        backup.target.mkdir()
+        os.chown(backup.target, 65534, 65534)
+        for path in (backup.base, *backup.base.rglob("*")):
+            if backup.source not in (path, *path.parents) and not path.is_symlink():
+                path.chmod(0o777)
+        for overwrite in ("always", "always", "changed"):
+            ended = subprocess.run(
+                [sys.executable, "-c", AS_NOBODY, name, overwrite],
+                cwd=Path(__file__).parents[2],
+                capture_output=True,
+                check=False,
+            )
+            assert ended.returncode == 0, ended.stderr.decode()
+            notes, failures = json.loads(ended.stdout)
+            assert failures == []
+        found, wanted = snapshot_of(backup.target), snapshot_of(backup.source)
+        assert {path: entry[7] for path, entry in found.items()} == {
+            path: entry[7] for path, entry in wanted.items()
+        }
+        modes = {path: entry[1] for path, entry in wanted.items()} | {b"setuid": "0o100755"}
+        assert {path: entry[1] for path, entry in found.items()} == modes
+        assert found[b"group"][3] == (65534, 4321)
+        assert notes[0].endswith(
+            "kept the restoring user's owner or group: only root may give files to others"
+        )
