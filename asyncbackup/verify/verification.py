@@ -17,6 +17,7 @@ from asyncbackup.flow.stop import StopRequest
 from asyncbackup.format.keys import data_prefix, snapshot_key
 from asyncbackup.repository.manifests import read_manifest
 from asyncbackup.repository.parallel import in_parallel
+from asyncbackup.units import plural
 from asyncbackup.verify.checks import Compared, Look, echoes_checksums, look_at
 from asyncbackup.verify.content import READER_BYTES, Reading, read_object
 from asyncbackup.verify.listing import compare_with_listing
@@ -172,14 +173,14 @@ class _Verification:
         )
         if listing.folders_not_kept:
             self._notes.append(
-                f"the endpoint keeps no objects for folders; {listing.folders_not_kept} folders stand in the "
-                "manifests alone"
+                f"the endpoint keeps no objects for folders; {plural(listing.folders_not_kept, 'folder')} "
+                "in the manifests alone"
             )
         every_manifest = len(self._sound) == self._counters.snapshots_total
         if self._all_snapshots and every_manifest and listing.unexpected:
             self._notes.append(
-                f"{listing.unexpected} objects belong to no snapshot: what interrupted runs uploaded, "
-                "and the stand-ins of hard links"
+                f"{plural(listing.unexpected, 'object')} in no snapshot: uploaded by interrupted runs, "
+                "or stand-ins of hard links"
             )
         damaged = await self._expected.count(State.DAMAGED)
         self._counters.objects_checked = damaged + await self._expected.count(State.SOUND)
@@ -291,7 +292,7 @@ class _Verification:
         elif self._echoes:
             what = "the endpoint repeats the checksums it is sent and does not check them"
         elif self._tally["kept"]:
-            what = f"{self._tally['not kept']} objects have no checksum at the endpoint"
+            what = f"{plural(self._tally['not kept'], 'object')} without a checksum at the endpoint"
         else:
             what = "the endpoint keeps no checksums"
         done = "those objects were read instead" if read else "where not read, they were compared by size"
@@ -299,15 +300,12 @@ class _Verification:
 
     def _note_tally(self) -> None:
         for what, sentence in (
-            ("archived", "{} objects are archived and could not be read"),
-            ("not opened", "{} objects are encrypted and were compared as stored: the section has no key"),
-            (
-                "not compared",
-                "{} objects have neither digest nor checksum in a manifest: sizes were compared",
-            ),
+            ("archived", "archived, and not to be read without restoring it first: {}"),
+            ("not opened", "encrypted, and compared as stored since the section has no key: {}"),
+            ("not compared", "without digest or checksum in any manifest, and compared by size: {}"),
         ):
             if count := self._tally[what]:
-                self._notes.append(sentence.format(count))
+                self._notes.append(sentence.format(plural(count, "object")))
 
     def _go_on(self) -> None:
         if self._stop.requested:

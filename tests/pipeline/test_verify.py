@@ -214,7 +214,51 @@ async def test_objects_of_no_snapshot_are_counted_and_no_damage(tmp_path: Path) 
     summary = await verify_section(*case)
     assert summary.damaged_objects == 0
     # The root folder and the file of the interrupted run, the stand-in, and the foreign file.
-    assert any(note.startswith("4 objects belong to no snapshot") for note in summary.notes)
+    assert any(note.startswith("4 objects in no snapshot") for note in summary.notes)
+
+
+async def test_without_a_key_sealed_objects_are_compared_as_stored(tmp_path: Path) -> None:
+    """A section whose encryption was turned off still refers to what is sealed."""
+    async with opened(on_files(tmp_path, encrypted=True)) as repository:
+        entries = await save(repository, FIRST, {b"a": b"1", b"b": b"2"}, manifest=False)
+    case = on_files(tmp_path)
+    async with opened(case) as repository:
+        await write_manifest(repository, SECOND, entries.values())
+    summary = await verify_section(*case)
+    assert summary.damaged_objects == 0
+    assert "encrypted, and compared as stored since the section has no key: 2 objects" in summary.notes
+    flip(data_path(tmp_path, "files/a"))
+    summary = await verify_section(*case)
+    assert brief(summary) == [(f"home/data/{FIRST}/files/a", (b"a",), (SECOND,))]
+    assert "checksum differs" in summary.damaged[0].reason
+
+
+async def test_what_nothing_is_known_of_is_compared_by_size(tmp_path: Path) -> None:
+    case = on_files(tmp_path)
+    async with opened(case) as repository:
+        entries = await save(repository, FIRST, {b"a": b"1"}, manifest=False)
+        entries[b"a"] = msgspec.structs.replace(entries[b"a"], sha256=b"")
+        await write_manifest(repository, FIRST, entries.values())
+    summary = await verify_section(*case)
+    assert summary.damaged_objects == 0
+    assert "without digest or checksum in any manifest, and compared by size: 1 object" in summary.notes
+
+
+async def test_archived_objects_are_said_to_be_unreadable(tmp_path: Path, moto_s3: S3Endpoint) -> None:
+    case = on_server(tmp_path, moto_s3)
+    await two_snapshots(case, part_bytes=5 * 1024 * 1024)
+    bucket = case[1].destination.split("/")[2]
+    client = moto_s3.client()
+    client.put_object(
+        Bucket=bucket,
+        Key=f"p/home/data/{FIRST}/files/docs/twin-1",
+        Body=TREE[b"docs/twin-1"],
+        StorageClass="GLACIER",
+    )
+    client.close()
+    summary = await verify_section(*case, read_percent=100)
+    assert (summary.damaged_objects, summary.objects_read) == (0, 4)
+    assert "archived, and not to be read without restoring it first: 1 object" in summary.notes
 
 
 async def test_a_single_missing_folder_is_damage_where_others_are_kept(tmp_path: Path) -> None:
