@@ -62,6 +62,11 @@ def data_prefix(section: str) -> str:
     return f"{section}/data/"
 
 
+def is_content_key(key: str) -> bool:
+    """Whether a full key is that of something a run uploaded, rather than of a manifest or the descriptor."""
+    return key.count("/") >= 2 and key.split("/", 2)[1] == "data"
+
+
 def run_prefix(section: str, run: str) -> str:
     """The folder of what one run uploaded."""
     return f"{section}/data/{run}/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from asyncbackup.format.keys import is_content_key
 from asyncbackup.store.s3_errors import Target
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class S3Bucket:
         """What an error message about this request names."""
         return Target(operation, key, self.name, self.client.meta.endpoint_url)
 
-    def storage_class_option(self) -> dict[str, Any]:
-        """The parameter for a new object; none for STANDARD, which some endpoints do not know by name."""
-        return {} if self.storage_class == "STANDARD" else {"StorageClass": self.storage_class}
+    def storage_class_option(self, key: str) -> dict[str, Any]:
+        """The parameter for a new object; none for STANDARD, which some endpoints do not know by name.
+
+        Only contents get the configured class. Descriptor and manifests are read before anything can
+        be restored, and are of no use in an archive that takes hours to answer.
+        """
+        if self.storage_class == "STANDARD" or not is_content_key(key):
+            return {}
+        return {"StorageClass": self.storage_class}

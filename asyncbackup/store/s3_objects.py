@@ -87,7 +87,7 @@ class S3Objects:
                     Metadata=metadata,
                     MetadataDirective="REPLACE",
                     ChecksumAlgorithm="SHA256",
-                    **self._bucket.storage_class_option(),
+                    **self._bucket.storage_class_option(key),
                 )
             outcome: Mapping[str, Any] = answer.get("CopyObjectResult", {})
             checksum = check_write("CopyObject", key, outcome, expected="")

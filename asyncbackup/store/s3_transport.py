@@ -92,7 +92,7 @@ class BotoTransport:
                 Body=_sendable(body, sha256, progress),
                 Metadata=metadata,
                 ChecksumSHA256=checksum,
-                **self._bucket.storage_class_option(),
+                **self._bucket.storage_class_option(key),
                 **options,
             )
         returned = check_write("PutObject", key, answer, expected=checksum)

@@ -74,7 +74,7 @@ class S3Uploads:
                     Bucket=self._bucket.name,
                     Key=self._bucket.full(key),
                     Metadata=metadata,
-                    **self._bucket.storage_class_option(),
+                    **self._bucket.storage_class_option(key),
                     **options,
                 )
             if not answer.get("UploadId"):
