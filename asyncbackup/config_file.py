@@ -271,7 +271,8 @@ def _sections(table: Table, *, folder: Path) -> dict[str, SectionSettings]:
 
 def _section(table: Table, name: str, *, folder: Path) -> SectionSettings:
     for key, example in (("path", '"/home/me"'), ("destination", '"s3://my-bucket/backups"')):
-        if key not in table:
+        # A misspelt one is named as unknown, with this one as what was meant: one mistake, one line.
+        if key not in table and not table.has_misspelt(key):
             table.problem(None, f"{key} is missing; add a line like {key} = {example}")
     path = table.text("path", Path(), path_in(folder))
     destination = table.text("destination", "", check_destination)

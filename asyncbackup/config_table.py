@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from asyncbackup.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from asyncbackup.toml_lines import KeyPath
 
@@ -81,6 +81,10 @@ class Table:
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def has_misspelt(self, key: str) -> bool:
+        """Whether one of the table's keys is nearly ``key``."""
+        return any(_close(other, [key]) for other in self._values)
 
     def keys(self) -> list[str]:
         """All keys that the file has here."""
@@ -179,8 +183,7 @@ class Table:
         for key in self._values:
             if key in self._known:
                 continue
-            # What is nearly right: a slip of the finger, or - for _.
-            close = difflib.get_close_matches(key.lower().replace("-", "_"), self._known, n=1, cutoff=0.7)
+            close = _close(key, self._known)
             if key in hints:
                 text = f"unknown key; {hints[key]}"
             elif close:
@@ -236,3 +239,8 @@ def _kind(value: object) -> str:
             return "a table"
         case _:
             return "a date or time"
+
+
+def _close(key: str, known: Sequence[str]) -> list[str]:
+    """The known key that is nearly this one: a slip of the finger, or - for _."""
+    return difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.7)

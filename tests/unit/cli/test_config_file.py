@@ -139,6 +139,12 @@ MISTAKES: list[tuple[str, int, str, list[str]]] = [
     (HOME + HOME.replace("home]", "Home]"), 4, "sections.Home", ["upper and lower case only"]),
     ('[sections.home]\ndestination = "s3://bbb"\n', 1, "sections.home", ["path is missing"]),
     ('[sections.home]\npath = "/a"\n', 1, "sections.home", ["destination is missing"]),
+    (
+        '[sections.home]\npath = "/a"\ndestinaton = "s3://bbb"\n',
+        3,
+        "sections.home.destinaton",
+        ["did you mean 'destination'?"],
+    ),
     (HOME.replace('"/home/me"', '""'), 2, "sections.home.path", ["the path of a file or folder"]),
     (HOME + 'excludes = ["a"]\n', 4, "sections.home.excludes", ["did you mean 'exclude'?"]),
     (HOME + 'exclude = "*.tmp"\n', 4, "sections.home.exclude", ['["*.tmp"]']),
