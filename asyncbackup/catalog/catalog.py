@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.catalog.database import WriteLock, connect, translated
+from asyncbackup.catalog.database import WriteLock, connect, exists_already, translated
 from asyncbackup.catalog.entries import EntryTable
 from asyncbackup.catalog.links import LinkTable
 from asyncbackup.catalog.runs import RunTable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import aiosqlite
+
+_WRITE_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 
 
 class CatalogIdentity(msgspec.Struct, frozen=True):
@@ -53,20 +55,23 @@ class Catalog:
     @classmethod
     @asynccontextmanager
     async def create(cls, path: Path, identity: CatalogIdentity) -> AsyncIterator[Catalog]:
-        """A new, empty catalog. Raises ``CatalogError`` where the file exists; a creation
-        that fails leaves no file."""
-        connection = await connect(path, create=True)
-        try:
-            with translated(path):
-                await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                await connection.executescript(TABLES)
-            catalog = cls(connection, path, identity)
-            await catalog.write_meta("identity", msgspec.json.encode(identity))
-        except BaseException:
-            await connection.close()
-            path.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call
-            raise
+        """A new, empty catalog. Raises ``CatalogError`` where there is one already.
+
+        A creation that fails or is killed leaves none, or one as good as new.
+        """
+
+        async def make(connection: aiosqlite.Connection) -> None:
+            await connection.execute("BEGIN EXCLUSIVE")
+            if await _first(connection, "SELECT 1 FROM sqlite_master LIMIT 1") is not None:
+                raise exists_already(path)  # somebody else was quicker
+            for statement in TABLES.split(";"):
+                await connection.execute(statement)
+            await connection.execute(_WRITE_META, ("identity", msgspec.json.encode(identity)))
+            await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            await connection.execute("COMMIT")
+
+        catalog = cls(await connect(path, create=True, begin=make), path, identity)
         try:
             yield catalog
         finally:
@@ -80,10 +85,13 @@ class Catalog:
         Raises ``CatalogMissingError``, ``SectionBusyError``, and ``CatalogError``
         for a damaged database, one of another version, section or destination.
         """
-        connection = await connect(path, create=False)
+
+        async def check(connection: aiosqlite.Connection) -> None:
+            await _check_version(connection, path)
+
+        connection = await connect(path, create=False, begin=check)
         try:
             with translated(path):
-                await _check_version(connection, path)
                 row = await _first(connection, "SELECT value FROM meta WHERE name = 'identity'")
             try:
                 identity = msgspec.json.decode(row[0] if row else b"", type=CatalogIdentity)
@@ -111,7 +119,7 @@ class Catalog:
     async def write_meta(self, name: str, value: bytes) -> None:
         """Store a value under a name, replacing the earlier one."""
         async with self._lock.transaction() as connection:
-            await connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+            await connection.execute(_WRITE_META, (name, value))
 
     async def aclose(self) -> None:
         """Give the section free. Idempotent."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,12 @@ import aiosqlite
 from asyncbackup.errors import CatalogError, CatalogMissingError, SectionBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
 PAGE_CACHE_KIB = 16 * 1024
+
+_CHECK_STATE = "check state_dir in the configuration, and its permissions"
 
 
 @contextmanager
@@ -44,25 +47,33 @@ def translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-async def connect(path: Path, *, create: bool) -> aiosqlite.Connection:
+async def connect(
+    path: Path, *, create: bool, begin: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None
+) -> aiosqlite.Connection:
     """One exclusive connection in autocommit mode; the file is created 0600.
+
+    ``begin`` is the first to use the database: it makes the tables of a new one,
+    or looks at one before anything is written to it, and raises to have it left
+    as it is. If it makes a new one in a single transaction, a creation that fails
+    or is killed leaves an empty file, which counts as none, or a whole database.
 
     Raises ``CatalogMissingError`` (or ``CatalogError`` where ``create`` finds a
     file), ``SectionBusyError``, ``CatalogError``.
     """
     if create:
         _create_file(path)
-    elif not path.exists():  # noqa: ASYNC240 - one system call
-        raise CatalogMissingError(
-            f"there is no database {path}; create it with 'asyncbackup initdb', or rebuild a lost one "
-            "from the destination with 'asyncbackup syncdb_remote'"
-        )
+    else:
+        _look_for_file(path, empty_counts=begin is None)
     with translated(path):
-        connection = await aiosqlite.connect(path, isolation_level=None, timeout=0)
+        # mode=rw: a file that vanishes meanwhile is not made anew, with whatever mode.
+        uri = path.absolute().as_uri() + "?mode=rw"  # noqa: ASYNC240 - no system call
+        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=0)
         try:
             # Before anything else touches the file: WAL then needs no shared memory, and the
             # lock below is kept until the connection closes.
             await connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            if begin is not None:
+                await begin(connection)
             await connection.execute("PRAGMA journal_mode = WAL")
             await connection.execute("PRAGMA synchronous = NORMAL")
             await connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
@@ -75,18 +86,45 @@ async def connect(path: Path, *, create: bool) -> aiosqlite.Connection:
     return connection
 
 
+def _look_for_file(path: Path, *, empty_counts: bool) -> None:
+    missing = CatalogMissingError(
+        f"there is no database {path}; create it with 'asyncbackup initdb', or rebuild a lost one "
+        "from the destination with 'asyncbackup syncdb_remote'"
+    )
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing from None
+    except OSError as error:
+        raise CatalogError(f"cannot open the database {path}: {error.strerror}; {_CHECK_STATE}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CatalogError(f"{path} is no file, so it is no database; {_CHECK_STATE}")
+    if not status.st_size and not empty_counts:
+        raise missing
+    # Asked, not tried: closing a descriptor would drop the locks of another connection of this process.
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise CatalogError(f"cannot open the database {path}: permission denied; {_CHECK_STATE}")
+
+
 def _create_file(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        raise CatalogError(
-            f"{path} exists already; a database is never overwritten: move it away first if it shall be new"
-        ) from None
+        # An empty one was left by a creation that failed; several at once are told apart by the lock.
+        if not path.is_file() or path.stat().st_size:
+            raise exists_already(path) from None
     except OSError as error:
         raise CatalogError(
             f"cannot create {path}: {error.strerror}; choose a writable state_dir in the configuration"
         ) from error
+
+
+def exists_already(path: Path) -> CatalogError:
+    """What is said of a database that shall be created and is there."""
+    return CatalogError(
+        f"{path} exists already; a database is never overwritten: move it away first if it shall be new"
+    )
 
 
 class WriteLock:
@@ -105,13 +143,20 @@ class WriteLock:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Everything in the block is committed together, or (on any exception) not at all."""
+        """Everything in the block is committed together, or (on any exception) not at all.
+
+        Cancelled at its very end, it may be committed all the same. Either way the next
+        transaction begins afresh.
+        """
         async with self._lock:
             with translated(self._path):
-                await self._connection.execute("BEGIN IMMEDIATE")
                 try:
+                    await self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
+                    await self._connection.execute("COMMIT")
                 except BaseException:
-                    await self._connection.execute("ROLLBACK")
+                    # The connection's thread works off what it was given in order, also what nobody
+                    # waits for any more: after a cancelled BEGIN this ends a transaction, after a
+                    # cancelled COMMIT, or where SQLite gave up by itself, it finds none and does nothing.
+                    await self._connection.rollback()
                     raise
-                await self._connection.execute("COMMIT")

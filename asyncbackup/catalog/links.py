@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 1024
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(SourceEntry)
+# JSON has integers of any size: a time on tmpfs may be anything that 64-bit seconds hold.
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(SourceEntry)
 
 
 class DeferredLink(msgspec.Struct, frozen=True, kw_only=True):

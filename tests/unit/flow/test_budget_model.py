@@ -73,7 +73,7 @@ class Model:
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, LIMIT)), min_size=12, max_size=30))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 def test_a_budget_keeps_its_promises(steps: list[tuple[str, int]]) -> None:
     async def play() -> None:
         model = Model()

@@ -11,8 +11,9 @@ from asyncbackup.flow.channel import BrokenChannelError, EndOfChannel, Receiver,
 from tests.unit.flow.turns import settle
 
 STEPS = (
-    "send", "send", "receive", "receive", "receive some", "cancel send", "cancel receive",
-    "clone", "close sender", "close receiver", "turn", "settle",
+    "send", "send", "send now", "cancel send", "close sender",
+    "receive", "receive", "receive now", "receive some", "cancel receive", "close receiver",
+    "clone", "turn", "settle",
 )  # fmt: skip
 
 
@@ -42,6 +43,11 @@ class Model:
                 for _ in range(which % 4):
                     sender = self.senders[which % len(self.senders)]
                     self.sends.append(asyncio.create_task(self.send(sender, len(self.sends))))
+            # Without a turn of the loop: whoever is woken may be cancelled before it knows.
+            case "send now" if self.senders and self.receivers and len(self.witness) < self.capacity:
+                await self.send(self.senders[0], -len(self.sent))
+            case "receive now" if self.receivers and len(self.witness):
+                await self.receive(self.receivers[0])
             case "receive" if self.receivers:
                 for _ in range(which % 4):
                     receiver = self.receivers[which % len(self.receivers)]
@@ -56,11 +62,12 @@ class Model:
             case "clone" if self.senders and self.receivers:
                 self.senders.append(self.senders[0].clone())
                 self.receivers.append(self.receivers[0].clone())
-            # An end is closed by the task that uses it, so never while something waits on it.
-            case "close sender" if self.senders and not _waiting(self.sends):
-                self.senders.pop(which % len(self.senders)).close()
-            case "close receiver" if self.receivers and not _waiting(self.receives):
-                self.receivers.pop(which % len(self.receivers)).close()
+            # An end is closed by the task that uses it, so never while something waits on it. Seldom,
+            # or most examples would have ended before anything happened.
+            case "close sender" if which == 0 and self.senders and not _waiting(self.sends):
+                self.senders.pop().close()
+            case "close receiver" if which == 0 and self.receivers and not _waiting(self.receives):
+                self.receivers.pop().close()
             case "turn":
                 await asyncio.sleep(0)
             case "settle":
@@ -129,7 +136,7 @@ def _cancel(tasks: list[asyncio.Task[None]], which: int) -> None:
     capacity=st.integers(1, 3),
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), min_size=12, max_size=30),
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_a_channel_keeps_its_promises(capacity: int, steps: list[tuple[str, int]]) -> None:
     async def play() -> None:
         model = Model(capacity)

@@ -1,0 +1,226 @@
+"""The tree as saved: reading by folder and range, burying, reviving, committing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY, PAGE_ROWS
+from asyncbackup.model import Kind, Pending, join_path, split_path
+from tests.unit.catalog.entries import IDENTITY, entry, fill, pending_of
+
+if TYPE_CHECKING:
+    from asyncbackup.catalog.rows import Row
+
+NEIGHBOURS = (
+    b"a-b/",
+    b"a-b/x",
+    b"a.b",
+    b"a0/",
+    b"a0/x",
+    b"aa/",
+    b"aa/x",
+    b"A/",
+    b"A/a",
+    b"a\xff/",
+    b"a\xff/x",
+    b"b",
+)
+BELOW_A = (b"a/", b"a/-", b"a/b/", b"a/b/c/", b"a/b/c/d", b"a/a", b"a/\xff/", b"a/\xff/\xff", b"a/0")
+
+
+def names(rows: list[Row]) -> list[bytes]:
+    return [join_path(bytes(row[0]), bytes(row[1])) for row in rows]  # type: ignore[arg-type]
+
+
+async def test_rows_of_folders_are_their_direct_children(catalog: Catalog) -> None:
+    await fill(catalog, b"", b"x/", b"x/1", b"x/y/", b"x/y/2", b"x-y/", b"x-y/3", b"z")
+    assert names(await catalog.entries.rows_of_folders([b"x", b"x-y", b"nothing"])) == [
+        b"x/1",
+        b"x/y",
+        b"x-y/3",
+    ]
+    assert names(await catalog.entries.rows_of_folders([b""])) == [b"", b"x", b"x-y", b"z"]
+    many = [b"%d" % number for number in range(MAX_FOLDERS_PER_QUERY)]
+    assert await catalog.entries.rows_of_folders(many) == []
+
+
+async def test_tombstones_are_among_the_rows_and_nowhere_else(catalog: Catalog) -> None:
+    await fill(catalog, b"", b"a", b"b")
+    await catalog.entries.bury([(b"a", False)])
+    assert names(await catalog.entries.rows_of_folders([b""])) == [b"", b"a", b"b"]
+    assert await catalog.entries.get(b"a") is None
+    assert (await catalog.entries.get(b"b")) == entry(b"b")
+    assert [e.path async for page in catalog.entries.in_order() for e in page] == [b"", b"b"]
+    assert await catalog.entries.count_files() == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "upto", "expected"),
+    [
+        (None, None, [b"f/a", b"f/b", b"f/b0", b"f/c"]),
+        (None, b"b", [b"f/a", b"f/b"]),
+        (b"a", b"b", [b"f/b"]),
+        (b"b", None, [b"f/b0", b"f/c"]),
+        (b"a", b"a", []),
+        (b"", None, [b"f/a", b"f/b", b"f/b0", b"f/c"]),
+        (b"c", None, []),
+    ],
+)
+async def test_a_range_leaves_its_lower_bound_out(
+    catalog: Catalog, after: bytes | None, upto: bytes | None, expected: list[bytes]
+) -> None:
+    await fill(catalog, b"f/", b"f/a", b"f/b", b"f/b0", b"f/c", b"f/b/inner", b"e/a", b"g/a")
+    assert names(await catalog.entries.rows_of_range(b"f", after, upto)) == expected
+
+
+async def test_ranges_tell_the_root_from_its_children(catalog: Catalog) -> None:
+    await fill(catalog, b"", b"\x01", b"a")
+    assert names(await catalog.entries.rows_of_range(b"", None, b"")) == [b""]
+    assert names(await catalog.entries.rows_of_range(b"", b"", None)) == [b"\x01", b"a"]
+
+
+async def test_burying_a_folder_takes_all_below_it_and_none_of_its_neighbours(catalog: Catalog) -> None:
+    await fill(catalog, b"", *BELOW_A, *NEIGHBOURS)
+    assert await catalog.entries.count_files_below(b"a", subtree=True) == 5
+    assert await catalog.entries.bury([(b"a", True)]) == 5, "regular files, not folders"
+    found = await pending_of(catalog)
+    buried = {path for path, pending in found.items() if pending is Pending.DELETED}
+    assert buried == {path.rstrip(b"/") for path in BELOW_A}
+    assert {found[path.rstrip(b"/")] for path in NEIGHBOURS} == {Pending.COMMITTED}
+    assert await catalog.entries.count_files_below(b"a", subtree=True) == 0
+    assert await catalog.entries.bury([(b"a", True)]) == 0, "once is enough"
+
+
+async def test_burying_one_entry_leaves_what_lies_below_its_name(catalog: Catalog) -> None:
+    await fill(catalog, b"a", b"a/x", b"ab")
+    assert await catalog.entries.bury([(b"a", False), (b"not there", False)]) == 1
+    assert await pending_of(catalog) == {
+        b"a": Pending.DELETED,
+        b"ab": Pending.COMMITTED,
+        b"a/x": Pending.COMMITTED,
+    }
+
+
+async def test_what_no_snapshot_has_yet_vanishes_at_once(catalog: Catalog) -> None:
+    await fill(catalog, b"a/", b"a/old")
+    await fill(catalog, b"a/new", pending=Pending.NEW)
+    await fill(catalog, b"a/changed", pending=Pending.CHANGED)
+    assert await catalog.entries.bury([(b"a", True)]) == 3
+    assert await pending_of(catalog) == {
+        b"a": Pending.DELETED,
+        b"a/changed": Pending.DELETED,
+        b"a/old": Pending.DELETED,
+    }
+
+
+async def test_only_tombstones_are_revived(catalog: Catalog) -> None:
+    await fill(catalog, b"a", b"b")
+    await fill(catalog, b"new", pending=Pending.NEW)
+    await catalog.entries.bury([(b"a", False)])
+    await catalog.entries.revive([b"a", b"b", b"new", b"never was"])
+    assert await pending_of(catalog) == {
+        b"a": Pending.COMMITTED,
+        b"b": Pending.COMMITTED,
+        b"new": Pending.NEW,
+    }
+
+
+async def test_saving_over_a_tombstone_brings_the_entry_back(catalog: Catalog) -> None:
+    await fill(catalog, b"a")
+    await catalog.entries.bury([(b"a", False)])
+    await fill(catalog, b"a", pending=Pending.CHANGED)
+    assert await pending_of(catalog) == {b"a": Pending.CHANGED}
+
+
+async def test_committing_settles_every_mark(catalog: Catalog) -> None:
+    await fill(catalog, b"old", b"gone")
+    await fill(catalog, b"new", pending=Pending.NEW)
+    await fill(catalog, b"changed", pending=Pending.CHANGED)
+    await catalog.entries.bury([(b"gone", False)])
+    await catalog.entries.commit_pending()
+    assert await pending_of(catalog) == dict.fromkeys((b"changed", b"new", b"old"), Pending.COMMITTED)
+
+
+async def test_entries_come_in_the_order_of_a_manifest_and_in_pages(catalog: Catalog) -> None:
+    paths = [b"", b"a", b"a-b", b"b", b"a/b", b"a/b/c", b"a-b/c"]
+    many = [b"m/%06d" % number for number in range(PAGE_ROWS + 1)]
+    await fill(catalog, *reversed(paths), *many)
+    pages = [page async for page in catalog.entries.in_order()]
+    assert max(map(len, pages)) <= PAGE_ROWS
+    found = [e.path for page in pages for e in page]
+    assert found == sorted(paths + many, key=split_path)
+
+
+async def test_it_is_empty_until_something_besides_the_root_was_saved(catalog: Catalog) -> None:
+    assert await catalog.entries.is_empty()
+    await fill(catalog, b"")
+    assert await catalog.entries.is_empty()
+    await fill(catalog, b"a")
+    assert not await catalog.entries.is_empty()
+    await catalog.entries.clear()
+    assert await catalog.entries.is_empty()
+
+
+async def test_only_regular_files_are_counted(catalog: Catalog) -> None:
+    await catalog.entries.save((entry(b"d/" + kind.value.encode(), kind), Pending.COMMITTED) for kind in Kind)
+    await fill(catalog, b"d/")
+    assert await catalog.entries.count_files() == 1
+    assert await catalog.entries.count_files_below(b"d", subtree=True) == 1
+    assert await catalog.entries.count_files_below(b"d", subtree=False) == 0
+    assert await catalog.entries.bury([(b"d", True)]) == 1
+
+
+@pytest.mark.parametrize("time_ns", [-1, -(10**18), 0, 2**63 - 1, 2**63, 10_000 * 365 * 86400 * 10**9])
+async def test_times_before_1970_and_after_2262_survive_closing(database: Path, time_ns: int) -> None:
+    saved = entry(b"a", mtime_ns=time_ns, ctime_ns=time_ns - 1)
+    async with Catalog.create(database, IDENTITY) as catalog:
+        await catalog.entries.save([(saved, Pending.NEW)])
+    async with Catalog.open(database, section="home", destination=IDENTITY.destination) as catalog:
+        assert await catalog.entries.get(b"a") == saved
+
+
+segments = st.sampled_from([b"a", b"a-b", b"a0", b"b", b"\xff", b"a\x01"])
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.lists(segments, min_size=1, max_size=3).map(b"/".join), st.sampled_from(Pending)),
+        max_size=12,
+        unique_by=lambda row: row[0],
+    ),
+    buried=st.lists(st.lists(segments, min_size=1, max_size=2).map(b"/".join), max_size=3),
+    subtree=st.booleans(),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_burying_does_what_a_walk_over_all_paths_would(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[bytes, Pending]],
+    buried: list[bytes],
+    subtree: bool,
+) -> None:
+    expected = dict(rows)
+    count = 0
+    for target in buried:
+        for path, pending in list(expected.items()):
+            if path == target or (subtree and path.startswith(target + b"/")):
+                count += pending is not Pending.DELETED
+                if pending is Pending.NEW:
+                    del expected[path]
+                else:
+                    expected[path] = Pending.DELETED
+
+    async def bury() -> None:
+        database = tmp_path_factory.mktemp("bury") / "home.sqlite3"
+        async with Catalog.create(database, IDENTITY) as catalog:
+            await catalog.entries.save((entry(path), pending) for path, pending in rows)
+            assert await catalog.entries.bury((path, subtree) for path in buried) == count
+            assert await pending_of(catalog) == expected
+
+    asyncio.run(bury())
