@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from asyncbackup.errors import ObjectRefusedError
 
 TEMPORARY_PREFIX = b".asyncbackup-tmp-"
 UPLOADS_FOLDER = b".asyncbackup-uploads"
 SEGMENT_LIMIT_BYTES = 255
+
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + rb"[0-9]+-[0-9a-f]{8}-[0-9]+")
 
 
 def path_of_key(operation: str, key: str) -> bytes:
@@ -19,12 +23,23 @@ def path_of_key(operation: str, key: str) -> bytes:
     for segment in path.split(b"/"):
         if problem := _problem(segment):
             raise ObjectRefusedError(operation, key, f"a folder cannot hold it: {problem}", code="InvalidKey")
+    if is_own(path):
+        reason = "a folder cannot hold it: the name is the store's own"
+        raise ObjectRefusedError(operation, key, reason, code="InvalidKey")
     return path
 
 
-def is_own_name(name: bytes) -> bool:
-    """Whether a name belongs to the store itself and is never listed."""
-    return name.startswith(TEMPORARY_PREFIX) or name == UPLOADS_FOLDER
+def is_own(path: bytes) -> bool:
+    """Whether a path belongs to the store itself and is never listed.
+
+    Only what the store really makes: somebody's file may well be called ``.asyncbackup-uploads``.
+    """
+    return path.split(b"/", 1)[0] == UPLOADS_FOLDER or is_temporary(path.rpartition(b"/")[2])
+
+
+def is_temporary(name: bytes) -> bool:
+    """Whether a name is that of a temporary file: prefix, process, random part, number."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _problem(segment: bytes) -> str:
@@ -36,6 +51,4 @@ def _problem(segment: bytes) -> str:
         return "the key has a NUL"
     if len(segment) > SEGMENT_LIMIT_BYTES:
         return f"a segment of the key is longer than {SEGMENT_LIMIT_BYTES} bytes"
-    if is_own_name(segment):
-        return f"names like {segment.decode(errors='replace')!r} are the store's own"
     return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.store.base import ObjectInfo, ObjectPage, UploadInfo
 from asyncbackup.store.local_errors import translated
-from asyncbackup.store.local_keys import TEMPORARY_PREFIX, is_own_name
+from asyncbackup.store.local_keys import is_own, is_temporary
 from asyncbackup.store.local_uploads import TEMPORARY_UPLOAD
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def stale_temporaries(files: LocalFiles, prefix: str) -> Iterator[UploadInfo]:
     """Temporary files of dead processes in the folders below ``prefix``, in the shape of uploads to abort."""
     for folder, entry in _entries(files, prefix):
         name = os.fsencode(entry.name)
-        if name.startswith(TEMPORARY_PREFIX) and not name.startswith(files.own_temporaries):
+        if is_temporary(name) and not name.startswith(files.own_temporaries):
             key = _key(_join(folder, name))
             status = entry.stat(follow_symlinks=False)
             yield UploadInfo(key=key, upload_id=TEMPORARY_UPLOAD, initiated_ns=status.st_mtime_ns)
@@ -45,9 +45,9 @@ def _objects(files: LocalFiles, prefix: str) -> Iterator[ObjectInfo]:
         yield ObjectInfo(key=prefix, size=0)
     for folder, entry in _entries(files, prefix):
         name = os.fsencode(entry.name)
-        if is_own_name(name):
-            continue
         path = _join(folder, name)
+        if is_own(path):
+            continue
         try:
             if entry.is_dir(follow_symlinks=False):
                 key = _key(path) + "/"
@@ -70,7 +70,7 @@ def _entries(files: LocalFiles, prefix: str) -> Iterator[tuple[bytes, os.DirEntr
                 with files.folders.opened(folder) as descriptor, os.scandir(descriptor) as entries:
                     for entry in entries:
                         path = _join(folder, os.fsencode(entry.name))
-                        if entry.is_dir(follow_symlinks=False) and not is_own_name(os.fsencode(entry.name)):
+                        if entry.is_dir(follow_symlinks=False) and not is_own(path):
                             key = _key(path) + "/"
                             if key.startswith(prefix) or prefix.startswith(key):
                                 pending.append(path)

@@ -22,7 +22,7 @@ from asyncbackup.store.body import body_size, pieces_of
 from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.local_errors import translated
 from asyncbackup.store.local_files import COPY_BYTES, LocalFiles, copy_file, write_buffers
-from asyncbackup.store.local_keys import TEMPORARY_PREFIX, UPLOADS_FOLDER, path_of_key
+from asyncbackup.store.local_keys import UPLOADS_FOLDER, is_temporary, path_of_key
 
 TEMPORARY_UPLOAD = UploadId("temporary")
 """The id under which a dead process's temporary file is listed and aborted."""
@@ -128,7 +128,7 @@ class LocalUploads:
         """Give an upload up; an unknown one is gone already."""
         with translated("AbortMultipartUpload", key):
             if upload_id == TEMPORARY_UPLOAD:
-                if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX.decode()):
+                if not is_temporary(key.rpartition("/")[2].encode("utf-8", "surrogateescape")):
                     return  # Whatever this is, it is no temporary file.
                 with suppress(FileNotFoundError):
                     self._folders.unlink(key.encode("utf-8", "surrogateescape"))

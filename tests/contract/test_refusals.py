@@ -172,7 +172,7 @@ async def test_a_destination_that_is_a_file(tmp_path: Path) -> None:
         "a/\0",
         "x" * 256,
         ".asyncbackup-uploads/x",
-        "a/.asyncbackup-tmp-1",
+        "a/.asyncbackup-tmp-1-deadbeef-0",
     ],
 )
 async def test_keys_that_a_folder_cannot_hold(tmp_path: Path, key: str) -> None:

@@ -222,6 +222,9 @@ async def test_linked_symlinks_come_back(bench: Workbench) -> None:
         b"\xff" * 255,
         b"con\x7f",
         b"\xc2\x85",
+        b".asyncbackup-uploads",
+        b".asyncbackup-tmp-x",
+        b".asyncbackup-restore-x",
     ],
 )
 async def test_every_name_comes_back_byte_for_byte(bench: Workbench, name: bytes) -> None:

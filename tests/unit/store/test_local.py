@@ -227,14 +227,14 @@ async def test_what_a_crash_left_is_listed_and_goes(tmp_path: Path, named: bool)
     await dead.aclose()
     stale = tmp_path / "home" / "docs"
     stale.mkdir(parents=True)
-    (stale / (TEMPORARY_PREFIX.decode() + "1-dead-0")).write_bytes(b"half")
-    (tmp_path / (TEMPORARY_PREFIX.decode() + "1-dead-1")).write_bytes(b"half")
+    (stale / (TEMPORARY_PREFIX.decode() + "1-deadbeef-0")).write_bytes(b"half")
+    (tmp_path / (TEMPORARY_PREFIX.decode() + "1-deadbeef-1")).write_bytes(b"half")
 
     store = await LocalStore.connect(tmp_path, concurrency=1, named_temporaries=named)
     assert [info async for page in store.list("") for info in page] == []
     assert [info.key for info in await _uploads(store, "home/data/")] == []
     left = await _uploads(store, "home/")
-    assert sorted(info.key for info in left) == ["home/big", "home/docs/.asyncbackup-tmp-1-dead-0"]
+    assert sorted(info.key for info in left) == ["home/big", "home/docs/.asyncbackup-tmp-1-deadbeef-0"]
     assert len(await _uploads(store, "")) == 3
     assert await store.list_parts("home/big", upload) == [part]
     for info in await _uploads(store, ""):
