@@ -46,27 +46,30 @@ class FetchedFile(msgspec.Struct, frozen=True, gc=False):
 
 class Prepared(msgspec.Struct):
     """What one batch of rows led to. ``files`` have to be downloaded; ``unsure`` were done by an
-    earlier restore, look right and have to be read to be sure; the rest has its outcome."""
+    earlier restore, look right and have to be read to be sure; the rest has its outcome.
+    ``folders_made`` counts folders that no row describes."""
 
-    outcomes: list[Outcome]
-    files: list[SelectedEntry]
-    unsure: list[SelectedEntry]
+    outcomes: list[Outcome] = []
+    files: list[SelectedEntry] = []
+    unsure: list[SelectedEntry] = []
+    folders_made: int = 0
 
 
 class Written(msgspec.Struct):
     """What writing small files led to; ``damaged`` came differently from what was saved."""
 
-    outcomes: list[Outcome]
-    damaged: list[tuple[SelectedEntry, ContentError]]
+    outcomes: list[Outcome] = []
+    damaged: list[tuple[SelectedEntry, ContentError]] = []
 
 
 class Linked(msgspec.Struct):
     """What linking led to. ``orphans`` need the content themselves, since the name they would be
     linked to is not there; ``unlinkable`` do because the target cannot link them."""
 
-    outcomes: list[Outcome]
-    orphans: list[SelectedEntry]
-    unlinkable: list[SelectedEntry]
+    outcomes: list[Outcome] = []
+    orphans: list[SelectedEntry] = []
+    unlinkable: list[SelectedEntry] = []
+    folders_made: int = 0
 
 
 class Builder:
@@ -112,12 +115,19 @@ class Builder:
 
     def prepare(self, rows: Sequence[SelectedEntry]) -> Prepared:
         """Make folders, symlinks and empty files; find out which files have to be downloaded."""
-        prepared = Prepared([], [], [])
+        prepared = Prepared()
+        known = b""
         for row in rows:
             try:
                 if row.role is Role.FOLDER:
                     self._make_folder(row)
-                elif (outcome := self._prepare_entry(row, prepared)) is not None:
+                    continue
+                folder, _ = split_checked(row.entry.path)
+                if folder != known:
+                    # A snapshot may lack the entry of a folder that could not be saved.
+                    prepared.folders_made += self.tree.make_missing(folder)
+                    known = folder
+                if (outcome := self._prepare_entry(row, prepared)) is not None:
                     prepared.outcomes.append(outcome)
             except OSError as error:
                 prepared.outcomes.append(self.outcome_of(row, error))
@@ -125,7 +135,7 @@ class Builder:
 
     def write_files(self, fetched: Sequence[FetchedFile]) -> Written:
         """Check, decrypt and write small files."""
-        written = Written([], [])
+        written = Written()
         for file in fetched:
             row = file.row
             try:
@@ -177,9 +187,11 @@ class Builder:
 
     def link(self, links: Sequence[tuple[SelectedEntry, SelectedEntry]]) -> Linked:
         """Make further names of files: pairs of the row and the row it is linked to."""
-        linked = Linked([], [], [])
+        linked = Linked()
         for row, leader in links:
             try:
+                folder, _ = split_checked(row.entry.path)
+                linked.folders_made += self.tree.make_missing(folder)
                 outcome = self._before(row)
                 if outcome is None:
                     outcome = self._link(row, leader)

@@ -16,6 +16,7 @@ from asyncbackup.restore.outcome import ContentError
 if TYPE_CHECKING:
     from asyncbackup.model import Entry
     from asyncbackup.repository.open import Repository
+    from asyncbackup.restore.summary import RestoreCounters
 
 _CONFINED_CODES = frozenset(
     {"InvalidRange", "WrongRange", "InvalidObjectState", "EACCES", "EPERM", "EIO", "ELOOP"}
@@ -50,11 +51,11 @@ def content_of(entry: Entry, section: str, *, can_open: bool) -> Content:
 
 
 class Fetcher:
-    """Downloads contents of one section; ``received_bytes`` counts bodies as stored."""
+    """Downloads contents of one section and counts what it receives."""
 
-    def __init__(self, repository: Repository) -> None:
-        self.received_bytes = 0
+    def __init__(self, repository: Repository, counters: RestoreCounters) -> None:
         self._repository = repository
+        self._counters = counters
 
     @property
     def can_open(self) -> bool:
@@ -120,7 +121,7 @@ class Fetcher:
                 async for chunk in reader:
                     received += len(chunk)
                     pending += len(chunk)
-                    self.received_bytes += len(chunk)
+                    self._counters.bytes_downloaded += len(chunk)
                     if received > wanted:
                         raise ContentError(f"its object {content.key!r} holds more than {wanted} bytes")
                     chunks.append(chunk)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.workers import ThreadGate
     from asyncbackup.restore.builder import Builder
+    from asyncbackup.restore.summary import RestoreCounters
 
 OPEN_FILES = 16
 """Large files written at the same time: what keeps descriptors bounded at any concurrency."""
@@ -49,12 +50,14 @@ class LargeFiles:
         fetcher: Fetcher,
         gate: ThreadGate,
         budget: ByteBudget,
+        counters: RestoreCounters,
         settings: LargeSettings,
     ) -> None:
         self._builder = builder
         self._fetcher = fetcher
         self._gate = gate
         self._budget = budget
+        self._counters = counters
         self._settings = settings
         self._places = asyncio.Semaphore(OPEN_FILES)
 
@@ -97,20 +100,26 @@ class LargeFiles:
     async def _fill(self, row: SelectedEntry, content: Content, temporary: TemporaryFile) -> None:
         ranged = not content.encrypted and content.length >= self._settings.ranged_from_bytes
         for attempt in range(1, ATTEMPTS + 1):
+            progress = _Progress(self._counters)
             try:
                 if ranged:
                     with single_error():
-                        await self._fill_in_ranges(row, content, temporary)
+                        await self._fill_in_ranges(row, content, temporary, progress)
                 else:
-                    await self._fill_in_order(row, content, temporary)
+                    await self._fill_in_order(row, content, temporary, progress)
             except ContentError as error:
                 if not error.damaged or attempt == ATTEMPTS:
                     raise
                 await hop(self._gate, temporary.clear)
             else:
                 return
+            finally:
+                # From here on the file counts as a whole, or begins again.
+                self._counters.bytes_done -= progress.received_bytes
 
-    async def _fill_in_order(self, row: SelectedEntry, content: Content, temporary: TemporaryFile) -> None:
+    async def _fill_in_order(
+        self, row: SelectedEntry, content: Content, temporary: TemporaryFile, progress: _Progress
+    ) -> None:
         checker = Checker(row.entry, content.key, self._fetcher.opener(content))
         position = 0
 
@@ -126,6 +135,7 @@ class LargeFiles:
 
         async def take(chunks: list[bytes]) -> None:
             await hop(self._gate, write, chunks)
+            progress.add(chunks)
 
         leased = await self._budget.acquire(self._settings.window_bytes)
         try:
@@ -134,28 +144,30 @@ class LargeFiles:
         finally:
             self._budget.release(leased)
 
-    async def _fill_in_ranges(self, row: SelectedEntry, content: Content, temporary: TemporaryFile) -> None:
+    async def _fill_in_ranges(
+        self, row: SelectedEntry, content: Content, temporary: TemporaryFile, progress: _Progress
+    ) -> None:
         """Ranges at the same time; what arrived without a gap is read back and hashed meanwhile."""
         settings = self._settings
         if row.entry.sparse:
             await hop(self._gate, temporary.stretch)
         offsets = iter(range(0, content.length, settings.range_bytes))
         arrived: set[int] = set()
-        progress = asyncio.Condition()
+        change = asyncio.Condition()
 
         async def fetch_ranges(offsets: Iterator[int]) -> None:
             for offset in offsets:
-                await self._fetch_range(content, offset, temporary)
-                async with progress:
+                await self._fetch_range(content, offset, temporary, progress)
+                async with change:
                     arrived.add(offset)
-                    progress.notify_all()
+                    change.notify_all()
 
         async def hash_in_order() -> None:
             digest = hashlib.sha256()
             for offset in range(0, content.length, settings.range_bytes):
-                async with progress:
+                async with change:
                     while offset not in arrived:
-                        await progress.wait()
+                        await change.wait()
                     arrived.remove(offset)
                 end = min(offset + settings.range_bytes, content.length)
                 await hop(self._gate, _hash_range, digest, temporary, offset, end)
@@ -166,7 +178,9 @@ class LargeFiles:
             for _ in range(settings.ranges_at_once):
                 group.create_task(fetch_ranges(offsets))
 
-    async def _fetch_range(self, content: Content, offset: int, temporary: TemporaryFile) -> None:
+    async def _fetch_range(
+        self, content: Content, offset: int, temporary: TemporaryFile, progress: _Progress
+    ) -> None:
         position = offset
         length = min(self._settings.range_bytes, content.length - offset)
 
@@ -178,12 +192,28 @@ class LargeFiles:
 
         async def take(chunks: list[bytes]) -> None:
             await hop(self._gate, write, chunks)
+            progress.add(chunks)
 
         leased = await self._budget.acquire(self._settings.window_bytes)
         try:
             await self._fetcher.pour(content, take, window_bytes=leased, offset=offset, length=length)
         finally:
             self._budget.release(leased)
+
+
+class _Progress:
+    """What one attempt has received, also in the live figures while it is under way."""
+
+    __slots__ = ("_counters", "received_bytes")
+
+    def __init__(self, counters: RestoreCounters) -> None:
+        self.received_bytes = 0
+        self._counters = counters
+
+    def add(self, chunks: list[bytes]) -> None:
+        count = sum(map(len, chunks))
+        self.received_bytes += count
+        self._counters.bytes_done += count
 
 
 def _hash_range(digest: hashlib._Hash, temporary: TemporaryFile, offset: int, end: int) -> None:

@@ -39,6 +39,7 @@ _MAX_ID = 2**32 - 2
 CLOCK_NS = 2_000_000_000
 """The coarsest clock of a file system (FAT's)."""
 
+_HAS_PROC = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")
 _HAS_XATTRS = sys.platform == "linux"
 _NOT_SUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _ABSENT = frozenset({getattr(errno, "ENODATA", -1), getattr(errno, "ENOATTR", -1)})
@@ -53,6 +54,7 @@ class Note:
     CLOCK = "clock"
     LINK_COPIED = "link_copied"
     UNCHECKED = "unchecked"
+    UNDESCRIBED = "undescribed"
 
 
 class Privileges(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ def apply_to_symlink(name: bytes, folder: int, entry: Entry, privileges: Privile
     Raises ``OSError`` if no symlink stands there any more.
     """
     applied = Applied()
-    if not hasattr(os, "O_PATH"):
+    if not _HAS_PROC:
         _apply_symlink_owner(name, folder, entry, privileges, applied)
         try:
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asyncbackup.catalog.selection import Selection
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.flow.workers import ThreadGate
-    from asyncbackup.restore.builder import Builder
+    from asyncbackup.restore.builder import Builder, Prepared
     from asyncbackup.restore.tally import Tally
     from asyncbackup.restore.transfer import Transfer
 
@@ -75,8 +75,7 @@ class Restorer:
                 if self._stopping():
                     return
                 rows = await self._leave_folders(page)
-                prepared = await hop(self._gate, self._builder.prepare, rows)
-                await self._tally.add(prepared.outcomes)
+                prepared = await self._prepare(rows)
                 for row in prepared.unsure:
                     if self._stopping():
                         return
@@ -85,6 +84,12 @@ class Restorer:
                     else:
                         prepared.files.append(row)
                 yield prepared.files
+
+    async def _prepare(self, rows: Sequence[SelectedEntry]) -> Prepared:
+        prepared = await hop(self._gate, self._builder.prepare, rows)
+        self._tally.note(Note.UNDESCRIBED, prepared.folders_made)
+        await self._tally.add(prepared.outcomes)
+        return prepared
 
     async def _leave_folders(self, page: Sequence[SelectedEntry]) -> list[SelectedEntry]:
         """The page without the folders that exist and are not to be touched.
@@ -120,6 +125,7 @@ class Restorer:
             leaders = await self._selection.rows(row.leader for row in todo if row.leader is not None)
             pairs = [(row, leaders[row.leader]) for row in todo if row.leader is not None]
             linked = await hop(self._gate, self._builder.link, pairs)
+            self._tally.note(Note.UNDESCRIBED, linked.folders_made)
             await self._tally.add(linked.outcomes)
             heirs = list({row.leader: row for row in reversed(linked.orphans)}.values())
             for row in heirs:
@@ -136,8 +142,7 @@ class Restorer:
     async def _restore_contents(self, rows: Sequence[SelectedEntry]) -> None:
         if not rows:
             return
-        prepared = await hop(self._gate, self._builder.prepare, rows)
-        await self._tally.add(prepared.outcomes)
+        prepared = await self._prepare(rows)
 
         async def page() -> AsyncIterator[Sequence[SelectedEntry]]:
             yield prepared.files

@@ -198,7 +198,7 @@ async def _restore(
     await _note_root(resources.selection, request)
     async with _open_tree(request.target, gate, create=True) as tree:
         assert tree is not None
-        fetcher = Fetcher(resources.repository)
+        fetcher = Fetcher(resources.repository, tally.counters)
         builder = Builder(
             tree,
             target=str(request.target),
@@ -208,7 +208,9 @@ async def _restore(
             going_on=going_on,
         )
         window_bytes = max(1, min(LargeSettings().window_bytes, budget.limit_bytes // 8))
-        large = LargeFiles(builder, fetcher, gate, budget, LargeSettings(window_bytes=window_bytes))
+        large = LargeFiles(
+            builder, fetcher, gate, budget, tally.counters, LargeSettings(window_bytes=window_bytes)
+        )
         transfer = Transfer(
             builder,
             fetcher,

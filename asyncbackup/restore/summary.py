@@ -11,10 +11,13 @@ class RestoreCounters:
     """Live figures of a restore; all additions happen on the event loop, a display polls.
 
     ``files_*`` count regular files, hard links included. The totals are known
-    once the selection is made, 0 before.
+    once the selection is made, 0 before. ``bytes_done`` is the part of
+    ``bytes_total`` that is settled (restored, found in place, left alone or
+    given up), and what large files under way have received.
     """
 
     __slots__ = (
+        "bytes_done",
         "bytes_downloaded",
         "bytes_restored",
         "bytes_total",
@@ -33,6 +36,7 @@ class RestoreCounters:
     def __init__(self) -> None:
         self.files_total = 0
         self.bytes_total = 0
+        self.bytes_done = 0
         self.files_restored = 0
         self.files_resumed = 0
         self.files_skipped = 0

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from asyncbackup.catalog.selection import Selection, State
+from asyncbackup.catalog.selection import Role, Selection, State
 from asyncbackup.model import Failure, Kind
 from asyncbackup.restore.metadata import Note
 
@@ -28,6 +28,7 @@ _SENTENCES = {
     ),
     Note.CLOCK: "{n} modification times were rounded to what the target's file system keeps",
     Note.LINK_COPIED: "{n} hard links became files of their own: the target's file system cannot link them",
+    Note.UNDESCRIBED: "{n} folders that the snapshot does not describe were made with mode 0700",
     Note.UNCHECKED: "{n} files were restored unchecked: the snapshot holds no SHA-256 of them",
 }
 
@@ -73,6 +74,8 @@ class Tally:
     def _count(self, outcome: Outcome) -> None:
         counters, kind = self.counters, outcome.row.entry.kind
         counters.bytes_restored += outcome.bytes_written
+        if kind is Kind.FILE and outcome.row.role is not Role.LINK:
+            counters.bytes_done += outcome.row.entry.size
         self._notes.update(outcome.notes)
         if outcome.state is State.FAILED:
             self._fail(outcome)

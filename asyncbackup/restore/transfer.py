@@ -103,7 +103,6 @@ class Transfer:
                         await self._fetch(row, content, fetched)
                 except ContentError as error:
                     await self._tally.add([failed(row, error.reason)])
-                self._tally.counters.bytes_downloaded = self._fetcher.received_bytes
 
     async def _fetch(self, row: SelectedEntry, content: Content, fetched: Sender[FetchedFile]) -> None:
         leased = await self._budget.acquire(content.length)

@@ -140,6 +140,20 @@ class TargetTree:
                 os.mkdir(name, FOLDER_MODE, dir_fd=descriptor)
             return True
 
+    def make_missing(self, path: bytes) -> int:
+        """Make a folder and those above it where they are missing; how many were made. Raises ``OSError``."""
+        missing: list[bytes] = []
+        while True:
+            try:
+                with self.folder(path):
+                    break
+            except FileNotFoundError:
+                missing.append(path)
+                path, _ = split_checked(path)
+        for folder in reversed(missing):
+            self.make_folder(folder, replace=False, adjust=False)
+        return len(missing)
+
     def status(self, path: bytes) -> os.stat_result | None:
         """``lstat`` of a path, ``None`` where nothing is. Raises ``OSError``."""
         folder, name = split_checked(path)
@@ -203,9 +217,7 @@ def _make_accessible(name: bytes, parent: int) -> None:
         status = os.fstat(handle)
         if status.st_uid == os.geteuid():
             mode = stat.S_IMODE(status.st_mode) | 0o700
-            if hasattr(os, "O_PATH"):
-                os.chmod(f"/proc/self/fd/{handle}", mode)
-            else:
-                os.fchmod(handle, mode)
+            # A descriptor of O_PATH cannot be given a mode, the file it stands for can.
+            os.chmod(f"/proc/self/fd/{handle}" if hasattr(os, "O_PATH") else handle, mode)
     finally:
         os.close(handle)

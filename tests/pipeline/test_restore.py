@@ -90,6 +90,7 @@ async def test_a_tree_comes_back_exactly(backup: Backup) -> None:
     assert (summary.files_resumed, summary.files_skipped, summary.files_failed) == (0, 0, 0)
     assert summary.folders == 5
     assert (counters.files_total, counters.files_restored) == (files, files)
+    assert counters.bytes_done == counters.bytes_total == counters.bytes_restored
     assert summary.complete
     assert summary.notes == ()
     assert list((backup.settings.state_dir / "restores").iterdir()) == []
@@ -138,9 +139,11 @@ async def test_very_large_files_come_in_ranges(plain: Backup, sparse: bool) -> N
         else:
             file.write(os.urandom(80_000_000))
     await plain.save_tree()
-    summary = await plain.restore()
+    counters = RestoreCounters()
+    summary = await plain.restore(counters=counters)
     assert snapshot_of(plain.target) == snapshot_of(plain.source)
     assert summary.requests["GetObject"] > 5
+    assert counters.bytes_done == counters.bytes_total == counters.bytes_downloaded
     if sparse:
         assert (plain.target / "large").stat().st_blocks * 512 < 2_000_000
 
@@ -454,6 +457,24 @@ async def test_a_file_without_a_digest_is_restored_and_noted(plain: Backup) -> N
     assert summary.failures == ()
     assert summary.notes == ("1 files were restored unchecked: the snapshot holds no SHA-256 of them",)
     assert (plain.target / "f").read_text() == "x"
+
+
+async def test_folders_that_the_snapshot_lacks_are_made_for_what_lies_in_them(plain: Backup) -> None:
+    entries = [
+        folder_entry(""),
+        file_entry("a/b/f"),
+        file_entry("a/b/g", hardlink="1"),
+        file_entry("c/h", hardlink="1"),
+        symlink_entry("d/l", "x"),
+    ]
+    await plain.save(entries, content=lambda _: b"x")
+    summary = await plain.restore()
+    assert summary.failures == ()
+    assert summary.notes == ("4 folders that the snapshot does not describe were made with mode 0700",)
+    assert (plain.target / "a/b/f").read_text() == "x"
+    assert (plain.target / "c/h").samefile(plain.target / "a/b/g")
+    assert os.readlink(plain.target / "d/l") == "x"
+    assert (plain.target / "a/b").stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_symlink_that_cannot_be_is_named(plain: Backup) -> None:

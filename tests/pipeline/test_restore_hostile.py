@@ -190,13 +190,6 @@ async def test_a_file_that_is_also_a_folder(backup: Backup, canary: Canary) -> N
     canary.assert_untouched()
 
 
-async def test_no_folders_are_made_up_for_files_that_have_none(backup: Backup) -> None:
-    await backup.save([folder_entry(""), file_entry("no/such/folder")], content=lambda _: b"x")
-    summary = await backup.restore()
-    assert [failure.path for failure in summary.failures] == [b"no/such/folder"]
-    assert os.listdir(backup.target) == []
-
-
 async def test_a_root_that_is_no_folder(backup: Backup, canary: Canary) -> None:
     await backup.save_lines([file_line("")])
     summary = await backup.restore()
