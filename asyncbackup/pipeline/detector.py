@@ -24,7 +24,7 @@ from asyncbackup.catalog.rows import (
     Row,
     entry_of_row,
 )
-from asyncbackup.model import Action, Change, Pending, RunCounters, SourceEntry, join_path
+from asyncbackup.model import Action, Change, Kind, Pending, RunCounters, SourceEntry, join_path
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
 from asyncbackup.text import terminal_path
 
@@ -78,6 +78,8 @@ class Detector:
                 self._counters.files_ignored += len(batch.special)
                 for path in batch.special:
                     log.info("ignored: %s is neither a file, a folder nor a symlink", terminal_path(path))
+                # What cannot be looked at fails, and whatever fails was scanned.
+                self._counters.files_scanned += sum(f.kind is Kind.FILE for f in batch.unlisted)
                 await outcomes.send_all(batch.unlisted)
                 whole = [c for c in batch.chunks if c.after is None and c.upto is None]
                 for begin in range(0, len(whole), MAX_FOLDERS_PER_QUERY):
@@ -104,10 +106,14 @@ class Detector:
                 change = self._decide(entry, row)
                 if change is not None:
                     found.append(change)
-                    if row is not None and stat.S_ISDIR(_int(row[MODE])) and not stat.S_ISDIR(entry.mode):
-                        await outcomes.send(Buried(path=entry.path, subtree=True))
-                elif row is not None and row[PENDING] == Pending.DELETED:
-                    await outcomes.send(Revived(path=entry.path))
+                if row is None:
+                    continue
+                if stat.S_IFMT(_int(row[MODE])) == stat.S_IFMT(entry.mode):
+                    if row[PENDING] == Pending.DELETED:
+                        # Also before a change: should reading it fail, its earlier version stays.
+                        await outcomes.send(Revived(path=entry.path))
+                elif stat.S_ISDIR(_int(row[MODE])):
+                    await outcomes.send(Buried(path=entry.path, subtree=True))
             for name in chunk.unknown:
                 known.pop((chunk.folder, name), None)
         for row in known.values():

@@ -28,7 +28,7 @@ class Buried(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Revived(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """An entry that an interrupted run believed gone and that is there, unchanged."""
+    """An entry that an interrupted run believed gone and that is there, changed or not."""
 
     path: bytes
 

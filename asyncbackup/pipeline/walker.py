@@ -32,6 +32,10 @@ BATCH_ENTRIES = 2048
 CHUNK_ENTRIES = 8192
 """A folder with more entries is listed in several chunks, so that no batch grows with a folder."""
 
+FOLDER_MARK = b"\0"
+"""Behind the listed names of folders. No name has a NUL, and as nothing sorts before it, marked
+names sort as the bare ones do."""
+
 
 class WalkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``skip_inodes`` are (dev, ino) of folders that are never entered: the state folder and a
@@ -104,6 +108,7 @@ class FolderLister:
         self._unlisted: list[Failure] = []
         self._special: list[bytes] = []
         self._excluded = 0
+        self._other_devices: list[bytes] = []
 
     def next_batch(self) -> WalkBatch | None:
         """About ``BATCH_ENTRIES`` entries, or ``None`` at the end."""
@@ -147,36 +152,47 @@ class FolderLister:
                 own = _source_entry(b"", b"", os.fstat(descriptor))
                 yield FolderChunk(folder=b"", entries=(own,), upto=b"")
             with os.scandir(descriptor) as scan:
-                # Listed from a descriptor the names come as str, undecodable bytes as surrogates.
-                listed = sorted((os.fsencode(item.name), item) for item in scan)
+                # Names alone are kept: a million of the scan's items would be a gigabyte. Listed from
+                # a descriptor they come as str, undecodable bytes as surrogates.
+                listed = [
+                    os.fsencode(item.name) + (FOLDER_MARK if item.is_dir(follow_symlinks=False) else b"")
+                    for item in scan
+                ]
+            listed.sort()
             after: bytes | None = b"" if not folder else None
             for begin in range(0, max(len(listed), 1), CHUNK_ENTRIES):
                 part = listed[begin : begin + CHUNK_ENTRIES]
-                upto = part[-1][0] if begin + CHUNK_ENTRIES < len(listed) else None
+                upto = part[-1].rstrip(FOLDER_MARK) if begin + CHUNK_ENTRIES < len(listed) else None
                 unknown: list[bytes] = []
-                entries = tuple(self._look_at(folder, part, unknown))
+                entries = tuple(self._look_at(folder, descriptor, part, unknown))
                 yield FolderChunk(
                     folder=folder, entries=entries, unknown=tuple(unknown), after=after, upto=upto
                 )
                 after = upto
+                # Not entered, so empty as far as the snapshot goes, whatever an earlier one had there.
+                while self._other_devices:
+                    yield FolderChunk(folder=self._other_devices.pop(), entries=())
 
     def _look_at(
-        self, folder: bytes, part: list[tuple[bytes, os.DirEntry[str]]], unknown: list[bytes]
+        self, folder: bytes, descriptor: int, part: list[bytes], unknown: list[bytes]
     ) -> Iterator[SourceEntry]:
         settings = self._settings
         excludes = settings.excludes
-        for name, item in part:
+        for marked in part:
+            name = marked.rstrip(FOLDER_MARK)
+            is_folder = len(name) < len(marked)
             path = join_path(folder, name)
-            is_folder = item.is_dir(follow_symlinks=False)
             if excludes(path, is_folder):
                 self._excluded += 1
                 continue
             try:
-                status = item.stat(follow_symlinks=False)
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # gone since it was listed: as if it had never been
             except OSError as error:
-                self._unlisted.append(Failure(path=path, reason=f"cannot stat: {error.strerror}"))
+                kind = Kind.FOLDER if is_folder else Kind.FILE
+                reason = f"cannot stat: {error.strerror}"
+                self._unlisted.append(Failure(path=path, reason=reason, kind=kind))
                 unknown.append(name)
                 continue
             mode = status.st_mode
@@ -186,6 +202,8 @@ class FolderLister:
                     continue
                 if settings.device is None or status.st_dev == settings.device:
                     self.found.append(path)
+                else:
+                    self._other_devices.append(path)
             elif not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 self._special.append(path)
                 continue
