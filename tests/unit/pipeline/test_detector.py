@@ -255,7 +255,7 @@ async def test_folders_and_symlinks(
     assert (change.action if change else None) == action
 
 
-@pytest.mark.parametrize(("before", "now"), itertools.permutations([FILE, FOLDER, LINK], 2))
+@pytest.mark.parametrize(("before", "now"), list(itertools.permutations([FILE, FOLDER, LINK], 2)))
 async def test_another_kind_is_uploaded_and_what_lay_below_is_buried_first(before: int, now: int) -> None:
     detection, change = await decide(seen(b"d/x", now), saved(seen(b"d/x", before)))
     assert change is not None
