@@ -345,7 +345,12 @@ def _outcome_channel(settings: Settings) -> tuple[Sender[Outcome], Receiver[Outc
 
 def _change_of_link(link: DeferredLink) -> Change:
     return Change(
-        entry=link.entry, action=Action.LINK, pending=link.pending, known=link.known, link_to=link.first
+        entry=link.entry,
+        action=Action.LINK,
+        pending=link.pending,
+        known=link.known,
+        known_pending=link.known_pending,
+        link_to=link.first,
     )
 
 

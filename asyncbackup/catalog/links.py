@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from asyncbackup.catalog.database import WriteLock, translated
-from asyncbackup.catalog.rows import COLUMNS, Row, entry_of_row
+from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
 from asyncbackup.model import Entry, Pending, SourceEntry
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ _decoder = msgspec.json.Decoder(SourceEntry)
 
 
 class DeferredLink(msgspec.Struct, frozen=True, kw_only=True):
-    """A further name of an inode. ``known`` is its own saved row, ``first_path`` the name
-    that carries the content and ``first`` that name's saved row, ``None`` where saving it failed."""
+    """A further name of an inode. ``known`` is its own saved row and ``known_pending`` how that
+    differs from the last snapshot, ``first_path`` the name that carries the content and ``first``
+    that name's saved row, ``None`` where saving it failed."""
 
     entry: SourceEntry
     pending: Pending
     known: Entry | None
+    known_pending: Pending
     first_path: bytes
     first: Entry | None
 
@@ -90,18 +92,23 @@ class LinkTable:
             after = rows[-1][0]
             wanted = {bytes(row[0]) for row in rows} | {bytes(row[3]) for row in rows}
             saved = await self._saved(sorted(wanted))
-            yield [
-                DeferredLink(
-                    entry=_decoder.decode(entry),
-                    pending=Pending(pending),
-                    known=saved.get(bytes(path)),
-                    first_path=bytes(first_path),
-                    first=saved.get(bytes(first_path)),
+            nothing = (None, Pending.COMMITTED)
+            page: list[DeferredLink] = []
+            for path, entry, pending, first_path in rows:
+                known, known_pending = saved.get(bytes(path), nothing)
+                page.append(
+                    DeferredLink(
+                        entry=_decoder.decode(entry),
+                        pending=Pending(pending),
+                        known=known,
+                        known_pending=known_pending,
+                        first_path=bytes(first_path),
+                        first=saved.get(bytes(first_path), nothing)[0],
+                    )
                 )
-                for path, entry, pending, first_path in rows
-            ]
+            yield page
 
-    async def _saved(self, paths: Sequence[bytes]) -> dict[bytes, Entry]:
+    async def _saved(self, paths: Sequence[bytes]) -> dict[bytes, tuple[Entry, Pending]]:
         with translated(self._path):
             await self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (folder BLOB, name BLOB)")
             await self._connection.execute("DELETE FROM wanted")
@@ -110,5 +117,5 @@ class LinkTable:
             rows = await self._connection.execute_fetchall(
                 f"SELECT {COLUMNS} FROM wanted JOIN entries USING (folder, name) WHERE pending != 3"  # noqa: S608
             )
-        entries = [entry_of_row(cast("Row", row)) for row in rows]
-        return {entry.path: entry for entry in entries}
+        entries = [(entry_of_row(cast("Row", row)), Pending(row[PENDING])) for row in rows]
+        return {entry.path: (entry, pending) for entry, pending in entries}

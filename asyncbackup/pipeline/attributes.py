@@ -9,7 +9,6 @@ import errno
 import grp
 import os
 import pwd
-import time
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -92,17 +91,19 @@ def source_entry(seen: SourceEntry, status: os.stat_result) -> SourceEntry:
 def entry_of_source(
     seen: SourceEntry,
     *,
+    looked_ns: int,
     xattrs: Xattrs,
     sha256: bytes = b"",
     target: bytes = b"",
 ) -> Entry:
     """The entry to be saved, without its extent.
 
-    A ctime so young that a further change might leave it as it is is saved as
-    0, so that the next run looks again.
+    ``looked_ns`` is the time at which ``seen`` was true, or earlier. A ctime
+    then so young that a further change might leave it as it is is saved as 0,
+    so that the next run looks again.
     """
     kind = kind_of_mode(seen.mode)
-    racy = kind is Kind.FILE and time.time_ns() - seen.ctime_ns < RACY_WINDOW_NS
+    racy = kind is Kind.FILE and looked_ns - seen.ctime_ns < RACY_WINDOW_NS
     linked = kind is not Kind.FOLDER and seen.nlink > 1
     return Entry(
         path=seen.path,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +49,11 @@ class LargeFile:
     @property
     def path(self) -> bytes:
         return self.entry.path
+
+    @property
+    def status(self) -> os.stat_result:
+        """Its ``fstat`` when it was opened."""
+        return self._status
 
     async def blocks(self, budget: ByteBudget, block_size: int) -> AsyncGenerator[bytearray, None]:
         """The content in blocks of ``block_size`` bytes, the last one shorter.
@@ -122,10 +129,17 @@ async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncI
         with folder_descriptor(root, seen.folder) as folder:
             return open_file(seen.name, folder)
 
+    opening = asyncio.ensure_future(aiofiles.open("", "rb", buffering=0, opener=opener))
     try:
-        file = await aiofiles.open("", "rb", buffering=0, opener=opener)
+        file = await asyncio.shield(opening)
     except OSError as error:
         raise SourceError(seen.path, f"cannot read: {error.strerror}") from error
+    except asyncio.CancelledError:
+        # The thread opens it all the same, and nobody else would close it.
+        await asyncio.wait({opening})
+        if opening.exception() is None:
+            await opening.result().close()
+        raise
     try:
         status, entry = await gate.run(_look_at, file.fileno(), seen)
         yield LargeFile(file, entry, status, gate)
@@ -135,10 +149,13 @@ async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncI
 
 def _look_at(descriptor: int, seen: SourceEntry) -> tuple[os.stat_result, Entry]:
     try:
+        looked_ns = time.time_ns()
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(seen.path, "it is no regular file any more")
-        entry = entry_of_source(source_entry(seen, status), xattrs=read_xattrs(descriptor))
+        entry = entry_of_source(
+            source_entry(seen, status), looked_ns=looked_ns, xattrs=read_xattrs(descriptor)
+        )
         if not entry_fits(entry):
             raise SourceError(
                 seen.path, "its path and extended attributes are too large for a manifest (1 MiB in all)"

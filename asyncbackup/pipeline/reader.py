@@ -11,8 +11,11 @@ import stat
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from asyncbackup.errors import SourceError
 from asyncbackup.model import Action, Change, Entry, Failure, Kind, UploadReceipt
+from asyncbackup.pipeline.attributes import source_entry
 from asyncbackup.pipeline.large_reader import LargeFile, open_large
 from asyncbackup.pipeline.parts import PartPlan, plan_parts
 from asyncbackup.pipeline.payload import (
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from asyncbackup.resume import ResumableUpload
 
 READ_ATTEMPTS = 3
+KEPT_CHANGING = "it kept changing while it was read"
 BATCH_BYTES = 4 * 1024 * 1024
 """Bytes that one hop reads at most, a single larger file apart; a quarter of the budget if that is less."""
 
@@ -88,7 +92,12 @@ class Reader:
         return together, large
 
     async def _read_small(
-        self, changes: list[Change], payloads: Sender[Payload], outcomes: Sender[Outcome]
+        self,
+        changes: list[Change],
+        payloads: Sender[Payload],
+        outcomes: Sender[Outcome],
+        *,
+        attempts: int = READ_ATTEMPTS,
     ) -> None:
         # A file that grew since it was listed is not read past the size it was listed with, so
         # what is taken here is what is read at most.
@@ -103,16 +112,33 @@ class Reader:
         await outcomes.send_all(results.outcomes)
         await payloads.send_all(results.payloads)
         for change in results.grown:
-            if _cost(change) > self._whole_bytes:
-                await self._read_large(change, payloads, outcomes)
-            else:
-                await self._read_small([change], payloads, outcomes)
+            await self._read_resized(change, payloads, outcomes, attempts=attempts - 1)
 
-    async def _read_large(self, change: Change, payloads: Sender[Payload], outcomes: Sender[Outcome]) -> None:
+    async def _read_resized(
+        self, change: Change, payloads: Sender[Payload], outcomes: Sender[Outcome], *, attempts: int
+    ) -> None:
+        """Read a file that turned out to have another size than it was listed with."""
+        if not attempts:
+            await outcomes.send(Failure(path=change.entry.path, reason=KEPT_CHANGING))
+        elif self._stop.requested:
+            pass
+        elif _cost(change) > self._whole_bytes:
+            await self._read_large(change, payloads, outcomes, attempts=attempts)
+        else:
+            await self._read_small([change], payloads, outcomes, attempts=attempts)
+
+    async def _read_large(
+        self,
+        change: Change,
+        payloads: Sender[Payload],
+        outcomes: Sender[Outcome],
+        *,
+        attempts: int = READ_ATTEMPTS,
+    ) -> None:
         path = change.entry.path
         resumable = self._settings.resumable.get(path)
-        reason = "it kept changing while it was read"
-        for _ in range(READ_ATTEMPTS):
+        reason = KEPT_CHANGING
+        for attempt in range(attempts):
             try:
                 if change.action is Action.RECHECK:
                     async with open_large(self._settings.root, change.entry, self._gate) as file:
@@ -123,8 +149,15 @@ class Reader:
                 if self._stop.requested:
                     return
                 async with open_large(self._settings.root, change.entry, self._gate) as file:
-                    if await self._send_parts(change, file, resumable, payloads):
+                    shrunk = file.entry.size <= self._whole_bytes
+                    if shrunk:
+                        seen = source_entry(change.entry, file.status)
+                    elif await self._send_parts(change, file, resumable, payloads):
                         return
+                if shrunk:
+                    change = msgspec.structs.replace(change, entry=seen)
+                    await self._read_resized(change, payloads, outcomes, attempts=attempts - attempt - 1)
+                    return
             except SourceError as error:
                 reason = error.reason
             resumable = None  # what was sent before belongs to another version of the file
@@ -160,11 +193,13 @@ class Reader:
         """Read the file once and send it on in parts.
 
         ``False`` where what an earlier run uploaded turned out to differ from
-        the file. Raises ``SourceError``; the upload is then given up.
+        the file. Raises ``SourceError``; the upload is then given up. Once the
+        uploader has given it up, nothing more is read.
         """
         plan = self._plan(file.entry)
         if resumable is not None:
-            if _same_file(resumable, file.entry) and not self._settings.sealed:
+            fits = resumable.part_size <= self._budget.limit_bytes
+            if fits and _same_file(resumable, file.entry) and not self._settings.sealed:
                 plan = PartPlan(part_size=resumable.part_size, read_size=resumable.part_size)
             else:
                 resumable = None
@@ -182,18 +217,23 @@ class Reader:
                         if sent[number] != sha256:
                             await payloads.send(AbandonUpload(upload=upload))
                             return False
-                        continue
-                    await payloads.send(
-                        PartPayload(
+                    else:
+                        part = PartPayload(
                             upload=upload, number=number, body=block, sha256=sha256, leased=len(block)
                         )
-                    )
+                        await payloads.send(part)
+                    if upload.abandoned:
+                        await payloads.send(AbandonUpload(upload=upload))
+                        return True
                     if self._stop.requested and number * plan.read_size < file.entry.size:
                         # The journal keeps what was sent; the next run goes on from there.
                         return True
             entry = await file.finish()
         except SourceError:
+            refused = upload.abandoned
             await payloads.send(AbandonUpload(upload=upload))
+            if refused:
+                return True
             raise
         await payloads.send(UploadEnd(upload=upload, entry=entry, part_count=number, bytes_read=entry.size))
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -80,7 +81,8 @@ class SmallReader:
             self._read_symlink(change, folder, results)
         else:
             xattrs = read_xattrs(_place(folder, entry.name))
-            self._emit(change, entry_of_source(entry, xattrs=xattrs), b"", EMPTY_SHA256, results)
+            saved = entry_of_source(entry, looked_ns=time.time_ns(), xattrs=xattrs)
+            self._emit(change, saved, b"", EMPTY_SHA256, results)
 
     def _read_file(self, change: Change, folder: int, results: SmallResults) -> None:
         for _ in range(READ_ATTEMPTS):
@@ -97,6 +99,7 @@ class SmallReader:
                     results.grown.append(msgspec.structs.replace(change, entry=seen))
                     return
                 body = _read_all(descriptor, before.st_size)
+                looked_ns = time.time_ns()
                 after = os.fstat(descriptor)
                 if body is None or _moved(before, after):
                     continue
@@ -105,7 +108,7 @@ class SmallReader:
                 os.close(descriptor)
             digest = hashlib.sha256(body).digest()
             seen = source_entry(change.entry, before)
-            entry = entry_of_source(seen, xattrs=xattrs, sha256=digest)
+            entry = entry_of_source(seen, looked_ns=looked_ns, xattrs=xattrs, sha256=digest)
             if change.known is not None and change.known.sha256 == digest and change.known.extent is not None:
                 results.outcomes.append(self.known_content(change, entry, bytes_read=len(body)))
             else:
@@ -116,7 +119,8 @@ class SmallReader:
     def _read_symlink(self, change: Change, folder: int, results: SmallResults) -> None:
         seen = change.entry
         target = os.readlink(seen.name, dir_fd=folder)
-        entry = entry_of_source(seen, xattrs=read_xattrs(_place(folder, seen.name)), target=target)
+        xattrs = read_xattrs(_place(folder, seen.name))
+        entry = entry_of_source(seen, looked_ns=time.time_ns(), xattrs=xattrs, target=target)
         known = change.known
         if known is not None and known.kind is Kind.SYMLINK and known.target == target:
             results.outcomes.append(
@@ -140,8 +144,7 @@ class SmallReader:
         # One inode: what was read under the first name is the truth for all of them.
         entry = msgspec.structs.replace(first, path=change.entry.path)
         if known is not None and known.sha256 == first.sha256 and known.extent is not None:
-            entry = msgspec.structs.replace(entry, extent=known.extent)
-            results.outcomes.append(UploadReceipt(entry=entry, pending=change.pending))
+            results.outcomes.append(self.known_content(change, entry, bytes_read=0))
             return
         results.payloads.append(
             CopyPayload(
@@ -169,7 +172,9 @@ class SmallReader:
         known = change.known
         if known is None:
             raise ValueError(f"nothing is known of {seen.path!r}")
-        entry = entry_of_source(seen, xattrs=xattrs, sha256=known.sha256, target=known.target)
+        entry = entry_of_source(
+            seen, looked_ns=time.time_ns(), xattrs=xattrs, sha256=known.sha256, target=known.target
+        )
         if not entry_fits(entry):
             return _too_much_metadata(entry)
         return UploadReceipt(

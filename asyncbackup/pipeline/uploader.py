@@ -65,6 +65,7 @@ class Uploader:
         self._counters = counters
         self._stop = stop
         self._open: set[LargeUpload] = set()
+        self._refused: set[bytes] = set()
         self._copies = store.capabilities.server_side_copy and not settings.sealed
 
     async def run(self, payloads: Receiver[Payload], outcomes: Sender[Outcome]) -> None:
@@ -140,8 +141,7 @@ class Uploader:
     async def _send_part(self, part: PartPayload, outcomes: Sender[Outcome]) -> None:
         upload = part.upload
         try:
-            if not upload.abandoned:
-                upload_id = await self._begin(upload)
+            if not upload.abandoned and (upload_id := await self._begin(upload)) is not None:
                 receipt = await self._store.upload_part(
                     self._settings.object_key(upload.key, run=upload.run),
                     upload_id,
@@ -159,16 +159,31 @@ class Uploader:
                 upload.parts[part.number] = msgspec.structs.replace(receipt, sha256=part.sha256)
                 self._counters.bytes_uploaded += len(part.body)
         except ObjectRefusedError as error:
-            upload.abandoned = True
-            await outcomes.send(_refused(upload.entry, error))
+            await self._refuse(upload, error, outcomes)
         finally:
             self._budget.release(part.leased)
             upload.in_flight -= 1
         await self._settle(upload, outcomes)
 
-    async def _begin(self, upload: LargeUpload) -> UploadId:
-        """The upload's id; the first part creates it, and the journal knows it before a part is sent."""
+    async def _refuse(
+        self, upload: LargeUpload, error: ObjectRefusedError, outcomes: Sender[Outcome]
+    ) -> None:
+        """Give an upload up, and say so once: several of its parts may be refused, and its file be
+        read more than once."""
+        upload.abandoned = True
+        path = upload.entry.path
+        if path not in self._refused:
+            self._refused.add(path)
+            await outcomes.send(_refused(upload.entry, error))
+
+    async def _begin(self, upload: LargeUpload) -> UploadId | None:
+        """The upload's id; the first part creates it, and the journal knows it before a part is sent.
+
+        ``None`` where it was refused to another part meanwhile.
+        """
         async with upload.creating:
+            if upload.abandoned:
+                return None
             if upload.upload_id is None:
                 settings = self._settings
                 metadata = encode_metadata(
@@ -195,14 +210,15 @@ class Uploader:
             return
         upload.end = None  # settled once, by the task that comes first
         upload_id = await self._begin(upload)
+        assert upload_id is not None, "it is not abandoned"
         parts = [upload.parts[number] for number in sorted(upload.parts)]
         key = self._settings.object_key(upload.key, run=upload.run)
         try:
             await self._store.complete_upload(key, upload_id, parts)
             await self._put_long_path(end.entry, upload.key)
         except ObjectRefusedError as error:
+            await self._refuse(upload, error, outcomes)
             await self._abort(upload)
-            await outcomes.send(_refused(upload.entry, error))
             return
         except ObjectMissingError as error:
             if upload.resumed is None:
@@ -258,6 +274,7 @@ class Uploader:
             source_key = settings.object_key(source.key, run=source.run)
             try:
                 await self._store.copy(source_key, key, metadata=metadata)
+                await self._put_long_path(entry, payload.key)
             except UnsupportedError as error:
                 self._copies = False
                 log.info(
@@ -280,6 +297,7 @@ class Uploader:
         )
         try:
             await self._store.put(key, b"", sha256=EMPTY_SHA256, metadata=metadata)
+            await self._put_long_path(entry, payload.key)
         except ObjectRefusedError as error:
             return _refused(entry, error)
         return UploadReceipt(entry=msgspec.structs.replace(entry, extent=source), pending=payload.pending)

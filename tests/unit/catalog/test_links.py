@@ -55,6 +55,16 @@ async def test_a_deferred_name_comes_with_what_is_saved_by_then(catalog: Catalog
     assert found[b"e"].first is None, "a tombstone carries no content"
 
 
+@pytest.mark.parametrize("mark", [Pending.COMMITTED, Pending.NEW, Pending.CHANGED])
+async def test_a_deferred_name_tells_how_its_row_stands_to_the_last_snapshot(
+    catalog: Catalog, mark: Pending
+) -> None:
+    await fill(catalog, b"b", pending=mark)
+    await catalog.links.defer([(seen(b"b"), Pending.CHANGED, b"a")])
+    (page,) = [page async for page in catalog.links.deferred()]
+    assert page[0].known_pending is mark
+
+
 async def test_a_name_deferred_twice_is_kept_once_as_it_was_seen_last(catalog: Catalog) -> None:
     await catalog.links.defer([(seen(b"b"), Pending.NEW, b"a")])
     await catalog.links.defer([(seen(b"b", mtime_ns=99), Pending.NEW, b"a")])
