@@ -175,7 +175,7 @@ async def restore_section(
         peak_inflight_bytes=budget.peak_bytes,
         dry_run=dry_run,
         notes=tally.sentences(),
-        failures=tuple(tally.failures),
+        failures=tuple(sorted(tally.failures, key=lambda failure: failure.path)),
         failures_total=tally.failures_total,
     )
 

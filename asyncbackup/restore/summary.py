@@ -82,7 +82,7 @@ class RestoreSummary(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     failures_total: int = 0
-    """How many there were; ``failures`` names the first 10,000."""
+    """How many there were; ``failures`` names the first 10,000 met, sorted by path."""
 
     @property
     def complete(self) -> bool:
