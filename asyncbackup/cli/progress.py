@@ -91,7 +91,7 @@ def restore_figures(counters: RestoreCounters) -> Figures:
     return Figures(
         verb="restoring",
         files_done=files,
-        bytes_done=counters.bytes_restored,
+        bytes_done=counters.bytes_done,
         files_total=counters.files_total,
         bytes_total=counters.bytes_total,
         failed=counters.files_failed,

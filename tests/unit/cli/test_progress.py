@@ -158,5 +158,5 @@ def test_what_counts_as_done() -> None:
         3,
         4,
     )
-    restored.bytes_restored = 5
+    restored.bytes_done = 5
     assert (restore_figures(restored).files_done, restore_figures(restored).bytes_done) == (10, 5)
