@@ -2,8 +2,8 @@
 
 A body's bytes go back to the budget as soon as its request has ended. What was
 begun in several parts is written to the journal, so that a later run can go on
-with it; a sealed upload cannot be gone on with and is aborted when the run
-ends without completing it.
+with it or abort it; a sealed upload cannot be gone on with and is aborted when
+the run ends without completing it.
 """
 
 from __future__ import annotations
@@ -132,10 +132,10 @@ class Uploader:
             )
         )
 
-    async def _put_long_path(self, entry: Entry, key: str) -> None:
+    async def _put_long_path(self, entry: Entry, key: str, *, run: str | None = None) -> None:
         """A path too long for key and metadata gets an object of its own beside."""
         if key.startswith("long/") and not long_path_fits(entry):
-            path_key = self._settings.object_key(long_path_key(entry.path))
+            path_key = self._settings.object_key(long_path_key(entry.path), run=run)
             await self._store.put(path_key, entry.path, sha256=hashlib.sha256(entry.path).digest())
 
     async def _send_part(self, part: PartPayload, outcomes: Sender[Outcome]) -> None:
@@ -193,9 +193,8 @@ class Uploader:
                 )
                 key = settings.object_key(upload.key)
                 upload.upload_id = await self._store.create_upload(key, metadata=metadata)
-                if not upload.sealed:
-                    await self._journal.begun(_journal_entry(settings, upload, upload.upload_id))
-            self._open.add(upload)
+                self._open.add(upload)
+                await self._journal.begun(_journal_entry(settings, upload, upload.upload_id))
             return upload.upload_id
 
     async def _settle(self, upload: LargeUpload, outcomes: Sender[Outcome]) -> None:
@@ -215,7 +214,7 @@ class Uploader:
         key = self._settings.object_key(upload.key, run=upload.run)
         try:
             await self._store.complete_upload(key, upload_id, parts)
-            await self._put_long_path(end.entry, upload.key)
+            await self._put_long_path(end.entry, upload.key, run=upload.run)
         except ObjectRefusedError as error:
             await self._refuse(upload, error, outcomes)
             await self._abort(upload)
@@ -255,15 +254,14 @@ class Uploader:
         try:
             await self._store.abort_upload(key, upload_id)
         except StoreError as error:
-            # The next run finds it by listing uploads, and a lifecycle rule would as well.
+            # The journal still has it, so it is tried again at the end of the run and by the next one.
             log.warning("could not abort the multipart upload of %s: %s", key, error)
             return
         await self._forget(upload, upload_id)
 
     async def _forget(self, upload: LargeUpload, upload_id: UploadId) -> None:
         self._open.discard(upload)
-        if not upload.sealed:
-            await self._journal.ended(upload_id)
+        await self._journal.ended(upload_id)
 
     async def _copy(self, payload: CopyPayload) -> Outcome:
         """A further name of stored content: a copy inside the store, else an object that names the first."""
