@@ -80,7 +80,8 @@ async def _confirm_parts(repository: Repository, key: str, upload: ResumableUplo
         part for part in upload.parts
         if part.number in held and held[part.number].size == part.size and held[part.number].etag == part.etag
     )  # fmt: skip
-    return msgspec.structs.replace(upload, parts=parts)
+    # Without a part there is nothing to go on with; a sealed upload never has one in the journal.
+    return msgspec.structs.replace(upload, parts=parts) if parts else None
 
 
 async def _was_completed(repository: Repository, upload: ResumableUpload) -> bool:
