@@ -27,7 +27,8 @@ def compile_excludes(patterns: Sequence[str], *, section: str) -> Excludes:
     spec = pathspec.GitIgnoreSpec.from_lines(patterns)
 
     def matches(path: bytes, is_folder: bool) -> bool:
-        text = os.fsdecode(path)
+        # The library's expressions take a newline for the end of the name; NUL is in no name.
+        text = os.fsdecode(path).replace("\n", "\0")
         return spec.match_file(text + "/" if is_folder else text)
 
     return matches

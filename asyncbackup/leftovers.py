@@ -22,35 +22,29 @@ log = logging.getLogger(__name__)
 async def take_up_uploads(repository: Repository, catalog: Catalog) -> dict[bytes, ResumableUpload]:
     """The uploads that can be gone on with, by path; all others of the section are aborted.
 
-    An upload is gone on with if the endpoint still knows it and holds every
-    part that the journal has, or if its object is there already: then only
-    the answer to its completion was lost.
+    An upload is gone on with if the endpoint still holds parts that the journal
+    has, or if its object is there already: then only the answer to its
+    completion was lost. What the journal knows is dealt with also where
+    unfinished uploads may not be listed.
     """
-    journal = {upload.upload_id: upload for upload in await catalog.uploads.all()}
     kept: dict[bytes, ResumableUpload] = {}
-    listed: set[str] = set()
+    for upload in await catalog.uploads.all():
+        confirmed = await _confirm(repository, upload) if upload.path not in kept else None
+        if confirmed is not None:
+            kept[confirmed.path] = confirmed
+        else:
+            await _abort(repository, catalog, upload)
+    known = {upload.upload_id for upload in kept.values()}
     for prefix in (data_prefix(repository.section), snapshots_prefix(repository.section)):
         try:
             async for page in repository.store.list_uploads(prefix):
                 for found in page:
-                    listed.add(found.upload_id)
-                    upload = journal.get(found.upload_id)
-                    if upload is not None and upload.path not in kept and repository.key is None:
-                        confirmed = await _confirm_parts(repository, found.key, upload)
-                        if confirmed is not None:
-                            kept[confirmed.path] = confirmed
-                            continue
-                    log.info("aborting the unfinished upload of %s", found.key)
-                    await repository.store.abort_upload(found.key, found.upload_id)
+                    if found.upload_id not in known:
+                        log.info("aborting the unfinished upload of %s", found.key)
+                        await repository.store.abort_upload(found.key, found.upload_id)
         except (AccessDeniedError, UnsupportedError) as error:
             log.warning("unfinished uploads cannot be looked for: %s", error)
             break
-    for upload in journal.values():
-        unknown = upload.upload_id not in listed and upload.path not in kept
-        if unknown and await _was_completed(repository, upload):
-            kept[upload.path] = upload
-        if upload.path not in kept or kept[upload.path].upload_id != upload.upload_id:
-            await catalog.uploads.ended(upload.upload_id)
     return kept
 
 
@@ -58,21 +52,30 @@ async def abort_unused(repository: Repository, catalog: Catalog) -> None:
     """Abort what the journal still holds once all is saved: uploads of files that changed, shrank
     or vanished since."""
     for upload in await catalog.uploads.all():
-        key = run_prefix(repository.section, upload.run) + upload.key
-        log.info("aborting the upload of %s, which nobody goes on with", key)
-        try:
-            await repository.store.abort_upload(key, UploadId(upload.upload_id))
-        except StoreError as error:
-            log.warning("could not abort the multipart upload of %s: %s", key, error)
-            continue
+        await _abort(repository, catalog, upload)
+
+
+async def _abort(repository: Repository, catalog: Catalog, upload: ResumableUpload) -> None:
+    """Abort an upload of the journal; where that fails it stays there, and is tried again."""
+    key = _object_key(repository, upload)
+    log.info("aborting the upload of %s, which nobody goes on with", key)
+    try:
+        await repository.store.abort_upload(key, UploadId(upload.upload_id))
+    except StoreError as error:
+        log.warning("could not abort the multipart upload of %s: %s", key, error)
+    else:
         await catalog.uploads.ended(upload.upload_id)
 
 
-async def _confirm_parts(repository: Repository, key: str, upload: ResumableUpload) -> ResumableUpload | None:
+async def _confirm(repository: Repository, upload: ResumableUpload) -> ResumableUpload | None:
+    """The upload with the parts that both sides have, ``None`` where there is nothing to go on with."""
+    if not upload.parts:  # as with every sealed upload
+        return None
+    key = _object_key(repository, upload)
     try:
         held = {p.number: p for p in await repository.store.list_parts(key, UploadId(upload.upload_id))}
     except ObjectMissingError:
-        return None
+        return upload if await _was_completed(repository, upload) else None
     except StoreError as error:
         log.info("the parts of %s cannot be listed (%s): it is uploaded anew", key, error.reason)
         return None
@@ -80,7 +83,6 @@ async def _confirm_parts(repository: Repository, key: str, upload: ResumableUplo
         part for part in upload.parts
         if part.number in held and held[part.number].size == part.size and held[part.number].etag == part.etag
     )  # fmt: skip
-    # Without a part there is nothing to go on with; a sealed upload never has one in the journal.
     return msgspec.structs.replace(upload, parts=parts) if parts else None
 
 
@@ -89,7 +91,11 @@ async def _was_completed(repository: Repository, upload: ResumableUpload) -> boo
     if sum(part.size for part in upload.parts) != upload.size:
         return False
     try:
-        info = await repository.store.head(run_prefix(repository.section, upload.run) + upload.key)
+        info = await repository.store.head(_object_key(repository, upload))
     except StoreError:
         return False
     return info.size == upload.size
+
+
+def _object_key(repository: Repository, upload: ResumableUpload) -> str:
+    return run_prefix(repository.section, upload.run) + upload.key

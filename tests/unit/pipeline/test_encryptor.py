@@ -280,6 +280,12 @@ async def test_cancelled_it_leaves_its_channels_open() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
+    while len(sealing.out):
+        await sealing.out.receive()
+    waiting = asyncio.create_task(sealing.out.receive())
+    await settle()
+    assert not waiting.done(), "the uploader would take it for the end"
+    waiting.cancel()
 
 
 @given(
