@@ -7,19 +7,20 @@ import hashlib
 import os
 import stat
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 import msgspec
 
 from asyncbackup.errors import SourceError
+from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.pipeline.attributes import entry_of_source, read_xattrs, source_entry
 from asyncbackup.source import folder_descriptor, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
     from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.workers import ThreadGate
@@ -34,6 +35,10 @@ class RawFile(Protocol):
     async def readinto(self, buffer: memoryview, /) -> int | None: ...
 
     async def read(self, size: int, /) -> bytes: ...
+
+
+class ClosableFile(Protocol):
+    async def close(self) -> None: ...
 
 
 class LargeFile:
@@ -136,15 +141,19 @@ async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncI
         raise SourceError(seen.path, f"cannot read: {error.strerror}") from error
     except asyncio.CancelledError:
         # The thread opens it all the same, and nobody else would close it.
-        await asyncio.wait({opening})
-        if opening.exception() is None:
-            await opening.result().close()
+        await run_shielded(_close_once_open(opening), what="closing a file")
         raise
     try:
         status, entry = await gate.run(_look_at, file.fileno(), seen)
         yield LargeFile(file, entry, status, gate)
     finally:
-        await file.close()
+        # A cancelled call that waits for its thread never runs.
+        await run_shielded(file.close(), what="closing a file")
+
+
+async def _close_once_open(opening: Awaitable[ClosableFile]) -> None:
+    with suppress(OSError):
+        await (await opening).close()
 
 
 def _look_at(descriptor: int, seen: SourceEntry) -> tuple[os.stat_result, Entry]:
