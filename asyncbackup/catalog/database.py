@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sqlite3
 import stat
+import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE_CACHE_KIB = 16 * 1024
+CONTEST_SECONDS = 0.5
+"""How long a lock is asked for. Of several that ask in the same moment each can stand in the way of
+all others; each lets go, and asked again at different moments one of them gets it."""
+RETRY_SECONDS = (0.005, 0.05)
 
 _CHECK_STATE = "check state_dir in the configuration, and its permissions"
 
@@ -64,25 +70,38 @@ async def connect(
         _create_file(path)
     else:
         _look_for_file(path, empty_counts=begin is None)
-    with translated(path):
-        # mode=rw: a file that vanishes meanwhile is not made anew, with whatever mode.
-        uri = path.absolute().as_uri() + "?mode=rw"  # noqa: ASYNC240 - no system call
-        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=0)
+    deadline = time.monotonic() + CONTEST_SECONDS
+    while True:
         try:
-            # Before anything else touches the file: WAL then needs no shared memory, and the
-            # lock below is kept until the connection closes.
-            await connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            if begin is not None:
-                await begin(connection)
-            await connection.execute("PRAGMA journal_mode = WAL")
-            await connection.execute("PRAGMA synchronous = NORMAL")
-            await connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
-            await connection.execute("PRAGMA trusted_schema = OFF")
-            await connection.execute("BEGIN IMMEDIATE")
-            await connection.execute("COMMIT")
-        except BaseException:
-            await connection.close()
-            raise
+            with translated(path):
+                return await _attempt(path, begin)
+        except SectionBusyError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - no secret hangs on it
+
+
+async def _attempt(
+    path: Path, begin: Callable[[aiosqlite.Connection], Awaitable[None]] | None
+) -> aiosqlite.Connection:
+    # mode=rw: a file that vanishes meanwhile is not made anew, with whatever mode.
+    uri = path.absolute().as_uri() + "?mode=rw"  # noqa: ASYNC240 - no system call
+    connection = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=0)
+    try:
+        # Before anything else touches the file: WAL then needs no shared memory, and the
+        # lock below is kept until the connection closes.
+        await connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if begin is not None:
+            await begin(connection)
+        await connection.execute("PRAGMA journal_mode = WAL")
+        await connection.execute("PRAGMA synchronous = NORMAL")
+        await connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
+        await connection.execute("PRAGMA trusted_schema = OFF")
+        await connection.execute("BEGIN IMMEDIATE")
+        await connection.execute("COMMIT")
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 

@@ -298,3 +298,25 @@ async def test_a_creation_cancelled_at_any_moment_leaves_nothing_or_a_whole_data
 
 def test_the_application_id_is_that_of_the_documentation() -> None:
     assert APPLICATION_ID.to_bytes(4, "big") == b"ABKP"
+
+
+async def test_of_several_that_open_at_once_one_gets_it(database: Path) -> None:
+    await create(database)
+    done = asyncio.Event()
+    refusals = 0
+
+    async def hold() -> None:
+        nonlocal refusals
+        try:
+            async with opened(database):
+                await done.wait()
+        except SectionBusyError:
+            refusals += 1
+            if refusals == 3:
+                done.set()
+
+    # Ends only if three of the four are refused while the fourth holds it.
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(hold())
+    assert refusals == 3
