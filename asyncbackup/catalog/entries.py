@@ -17,8 +17,18 @@ if TYPE_CHECKING:
 # SQLite allows 32,766 parameters; a folder list this long is one hop for many small folders.
 MAX_FOLDERS_PER_QUERY = 512
 PAGE_ROWS = 4096
+NO_LIMIT = -1
 
 _UPSERT = f"INSERT OR REPLACE INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
+_DOOMED = (
+    "SELECT folder, name FROM buried",
+    "SELECT e.folder, e.name FROM buried b CROSS JOIN entries e ON e.folder = b.path",
+    "SELECT e.folder, e.name FROM buried b CROSS JOIN entries e "
+    "ON e.folder >= b.below AND e.folder < b.beyond",
+)
+"""The keys of what is buried: the entries themselves, what lies in them, and what lies deeper."""
+# The plus signs keep SQLite from reading all pending rows instead of looking the keys up.
+_ALIVE = f"(folder, name) IN ({{}}) AND +pending != {Pending.DELETED:d}"
 _SELECT = f"SELECT {COLUMNS} FROM entries"  # noqa: S608 - constants only
 
 
@@ -33,14 +43,21 @@ class EntryTable:
         self._path = path
         self.statements = 0
 
-    async def rows_of_folders(self, folders: Sequence[bytes]) -> list[Row]:
-        """All rows of up to ``MAX_FOLDERS_PER_QUERY`` folders, in key order, tombstones included."""
+    async def rows_of_folders(self, folders: Sequence[bytes], *, limit: int = NO_LIMIT) -> list[Row]:
+        """The first ``limit`` rows of up to ``MAX_FOLDERS_PER_QUERY`` folders, in key order, tombstones
+        included."""
         marks = ",".join("?" * len(folders))
-        return await self._fetch(f"{_SELECT} WHERE folder IN ({marks}) ORDER BY folder, name", tuple(folders))
+        return await self._fetch(
+            f"{_SELECT} WHERE folder IN ({marks}) ORDER BY folder, name LIMIT ?", (*folders, limit)
+        )
 
-    async def rows_of_range(self, folder: bytes, after: bytes | None, upto: bytes | None) -> list[Row]:
-        """The rows of one folder with ``after`` < name ≤ ``upto``; ``None`` leaves a side open."""
-        conditions, parameters = ["folder = ?"], [folder]
+    async def rows_of_range(
+        self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int = NO_LIMIT
+    ) -> list[Row]:
+        """The first ``limit`` rows of one folder with ``after`` < name ≤ ``upto``, in the order of names;
+        ``None`` leaves a side open."""
+        conditions: list[str] = ["folder = ?"]
+        parameters: list[bytes | int] = [folder]
         if after is not None:
             conditions.append("name > ?")
             parameters.append(after)
@@ -48,7 +65,8 @@ class EntryTable:
             conditions.append("name <= ?")
             parameters.append(upto)
         return await self._fetch(
-            f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name", tuple(parameters)
+            f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name LIMIT ?",
+            (*parameters, limit),
         )
 
     async def get(self, path: bytes) -> Entry | None:
@@ -67,19 +85,16 @@ class EntryTable:
         )
         return int(cast("int", rows[0][0]))
 
-    async def count_files_below(self, path: bytes, *, subtree: bool) -> int:
+    async def count_files_below(self, paths: Iterable[tuple[bytes, bool]]) -> int:
         """Regular files that :meth:`bury` would bury."""
-        folder, name = split_path(path)
-        where, parameters = "folder = ? AND name = ?", [folder, name]
-        if subtree:
-            where = f"({where}) OR folder = ? OR (folder >= ? AND folder < ?)"
-            parameters += [path, path + b"/", path + b"0"]
-        rows = await self._fetch(
-            f"SELECT count(*) FROM entries WHERE ({where}) AND mode & 61440 = 32768 "  # noqa: S608
-            f"AND pending != {Pending.DELETED:d}",
-            tuple(parameters),
-        )
-        return int(cast("int", rows[0][0]))
+        files = 0
+        async with self._lock.transaction() as connection:
+            passes = await self._note_buried(connection, paths)
+            # Each pass leaves out what an earlier one had: nothing is marked in between.
+            for number, doomed in enumerate(passes):
+                earlier = "".join(f" AND (folder, name) NOT IN ({before})" for before in passes[:number])
+                files += await self._count(connection, f"{_ALIVE.format(doomed)}{earlier}")
+        return files
 
     async def is_empty(self) -> bool:
         """Whether no entry was ever saved, the root apart."""
@@ -101,35 +116,42 @@ class EntryTable:
         """
         files = 0
         async with self._lock.transaction() as connection:
-            for path, subtree in paths:
-                folder, name = split_path(path)
-                files += await self._bury_where(connection, "folder = ? AND name = ?", (folder, name))
-                if subtree:
-                    files += await self._bury_where(connection, "folder = ?", (path,))
-                    # '/' and '0' are neighbours in ASCII: all folders that begin with "path/".
-                    files += await self._bury_where(
-                        connection, "folder >= ? AND folder < ?", (path + b"/", path + b"0")
-                    )
+            for doomed in await self._note_buried(connection, paths):
+                alive = _ALIVE.format(doomed)
+                files += await self._count(connection, alive)
+                self.statements += 2
+                await connection.execute(
+                    f"DELETE FROM entries WHERE {alive} AND +pending = {Pending.NEW:d}"  # noqa: S608
+                )
+                await connection.execute(
+                    f"UPDATE entries SET pending = {Pending.DELETED:d} WHERE {alive}"  # noqa: S608
+                )
         return files
 
-    async def _bury_where(
-        self, connection: aiosqlite.Connection, where: str, parameters: tuple[bytes, ...]
-    ) -> int:
+    async def _note_buried(
+        self, connection: aiosqlite.Connection, paths: Iterable[tuple[bytes, bool]]
+    ) -> Sequence[str]:
+        """Fill the table ``buried``; returns queries for the keys of what has to go, which may overlap."""
+        # '/' and '0' are neighbours in ASCII: between them are all folders that begin with "path/".
+        rows = [
+            (*split_path(path), path, path + b"/", path + b"0") if subtree
+            else (*split_path(path), None, None, None)
+            for path, subtree in paths
+        ]  # fmt: skip
         self.statements += 3
-        alive = f"({where}) AND pending != {Pending.DELETED:d}"
-        async with connection.execute(
-            f"SELECT count(*) FROM entries WHERE {alive} AND mode & 61440 = 32768",  # noqa: S608
-            parameters,
-        ) as cursor:
+        await connection.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS buried "
+            "(folder BLOB, name BLOB, path BLOB, below BLOB, beyond BLOB)"
+        )
+        await connection.execute("DELETE FROM buried")
+        await connection.executemany("INSERT INTO buried VALUES (?, ?, ?, ?, ?)", rows)
+        return _DOOMED if any(row[2] is not None for row in rows) else _DOOMED[:1]
+
+    async def _count(self, connection: aiosqlite.Connection, alive: str) -> int:
+        self.statements += 1
+        sql = f"SELECT count(*) FROM entries WHERE {alive} AND mode & 61440 = 32768"  # noqa: S608
+        async with connection.execute(sql) as cursor:
             row = await cursor.fetchone()
-        await connection.execute(
-            f"DELETE FROM entries WHERE {alive} AND pending = {Pending.NEW:d}",  # noqa: S608
-            parameters,
-        )
-        await connection.execute(
-            f"UPDATE entries SET pending = {Pending.DELETED:d} WHERE {alive}",  # noqa: S608
-            parameters,
-        )
         return int(row[0]) if row else 0
 
     async def revive(self, paths: Iterable[bytes]) -> None:

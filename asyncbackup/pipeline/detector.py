@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import logging
 import stat
+from bisect import bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY
 from asyncbackup.catalog.rows import (
@@ -37,14 +41,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANGES_PER_BATCH = 256
+MAX_ROWS = 16_384
+"""Rows that are compared at once. A listing is bounded; what the catalog knows of its folders is not,
+where a million files were deleted."""
 
 
 class KnownEntries(Protocol):
     """What the detector asks of the catalog's entries."""
 
-    async def rows_of_folders(self, folders: Sequence[bytes]) -> list[Row]: ...
+    async def rows_of_folders(self, folders: Sequence[bytes], *, limit: int) -> list[Row]: ...
 
-    async def rows_of_range(self, folder: bytes, after: bytes | None, upto: bytes | None) -> list[Row]: ...
+    async def rows_of_range(
+        self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int
+    ) -> list[Row]: ...
 
 
 class KnownLinks(Protocol):
@@ -84,12 +93,34 @@ class Detector:
                 whole = [c for c in batch.chunks if c.after is None and c.upto is None]
                 for begin in range(0, len(whole), MAX_FOLDERS_PER_QUERY):
                     part = whole[begin : begin + MAX_FOLDERS_PER_QUERY]
-                    rows = await self._entries.rows_of_folders([c.folder for c in part])
-                    await self._compare(part, rows, changes, outcomes)
+                    folders = [c.folder for c in part]
+                    rows = await self._entries.rows_of_folders(folders, limit=MAX_ROWS + 1)
+                    if len(rows) <= MAX_ROWS:
+                        await self._compare(part, rows, changes, outcomes)
+                        continue
+                    for chunk in part:
+                        await self._compare_in_pages(chunk, changes, outcomes)
                 for chunk in batch.chunks:
                     if chunk.after is not None or chunk.upto is not None:
-                        rows = await self._entries.rows_of_range(chunk.folder, chunk.after, chunk.upto)
-                        await self._compare([chunk], rows, changes, outcomes)
+                        await self._compare_in_pages(chunk, changes, outcomes)
+
+    async def _compare_in_pages(
+        self, chunk: FolderChunk, changes: Sender[list[Change]], outcomes: Sender[Outcome]
+    ) -> None:
+        """Compare one chunk with its rows, cut where a page of rows ends."""
+        entries, unknown, after = chunk.entries, chunk.unknown, chunk.after
+        while True:
+            rows = await self._entries.rows_of_range(chunk.folder, after, chunk.upto, limit=MAX_ROWS)
+            if len(rows) < MAX_ROWS:
+                rest = msgspec.structs.replace(chunk, entries=entries, unknown=unknown)
+                await self._compare([rest], rows, changes, outcomes)
+                return
+            after = _bytes(rows[-1][1])
+            cut = bisect_right(entries, after, key=attrgetter("name"))
+            unknown_cut = bisect_right(unknown, after)
+            page = msgspec.structs.replace(chunk, entries=entries[:cut], unknown=unknown[:unknown_cut])
+            await self._compare([page], rows, changes, outcomes)
+            entries, unknown = entries[cut:], unknown[unknown_cut:]
 
     async def _compare(
         self,

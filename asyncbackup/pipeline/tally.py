@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from typing import Protocol
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender
@@ -15,7 +16,7 @@ BATCH_OUTCOMES = 2000
 class BuriedCount(Protocol):
     """What the tally asks of the catalog's entries."""
 
-    async def count_files_below(self, path: bytes, *, subtree: bool) -> int: ...
+    async def count_files_below(self, paths: Iterable[tuple[bytes, bool]]) -> int: ...
 
 
 class Tally:
@@ -54,12 +55,11 @@ class Tally:
                     batch = await outcomes.receive_some(BATCH_OUTCOMES)
                 except EndOfChannel:
                     return
+                buried = [(item.path, item.subtree) for item in batch if isinstance(item, Buried)]
+                if buried:
+                    self._counters.files_deleted += await self._entries.count_files_below(buried)
                 for item in batch:
-                    if isinstance(item, Buried):
-                        self._counters.files_deleted += await self._entries.count_files_below(
-                            item.path, subtree=item.subtree
-                        )
-                    elif isinstance(item, Failure):
+                    if isinstance(item, Failure):
                         self.failures.append(item)
                         if item.kind is Kind.FILE:
                             self._counters.files_failed += 1

@@ -41,20 +41,20 @@ def names(rows: list[Row]) -> list[bytes]:
 
 async def test_rows_of_folders_are_their_direct_children(catalog: Catalog) -> None:
     await fill(catalog, b"", b"x/", b"x/1", b"x/y/", b"x/y/2", b"x-y/", b"x-y/3", b"z")
-    assert names(await catalog.entries.rows_of_folders([b"x", b"x-y", b"nothing"])) == [
+    assert names(await catalog.entries.rows_of_folders([b"x", b"x-y", b"nothing"], limit=100)) == [
         b"x/1",
         b"x/y",
         b"x-y/3",
     ]
-    assert names(await catalog.entries.rows_of_folders([b""])) == [b"", b"x", b"x-y", b"z"]
+    assert names(await catalog.entries.rows_of_folders([b""], limit=100)) == [b"", b"x", b"x-y", b"z"]
     many = [b"%d" % number for number in range(MAX_FOLDERS_PER_QUERY)]
-    assert await catalog.entries.rows_of_folders(many) == []
+    assert await catalog.entries.rows_of_folders(many, limit=100) == []
 
 
 async def test_tombstones_are_among_the_rows_and_nowhere_else(catalog: Catalog) -> None:
     await fill(catalog, b"", b"a", b"b")
     await catalog.entries.bury([(b"a", False)])
-    assert names(await catalog.entries.rows_of_folders([b""])) == [b"", b"a", b"b"]
+    assert names(await catalog.entries.rows_of_folders([b""], limit=100)) == [b"", b"a", b"b"]
     assert await catalog.entries.get(b"a") is None
     assert (await catalog.entries.get(b"b")) == entry(b"b")
     assert [e.path async for page in catalog.entries.in_order() for e in page] == [b"", b"b"]
@@ -77,24 +77,31 @@ async def test_a_range_leaves_its_lower_bound_out(
     catalog: Catalog, after: bytes | None, upto: bytes | None, expected: list[bytes]
 ) -> None:
     await fill(catalog, b"f/", b"f/a", b"f/b", b"f/b0", b"f/c", b"f/b/inner", b"e/a", b"g/a")
-    assert names(await catalog.entries.rows_of_range(b"f", after, upto)) == expected
+    assert names(await catalog.entries.rows_of_range(b"f", after, upto, limit=100)) == expected
+
+
+async def test_rows_come_up_to_a_limit(catalog: Catalog) -> None:
+    await fill(catalog, b"f/a", b"f/b", b"f/c", b"g/a")
+    entries = catalog.entries
+    assert names(await entries.rows_of_folders([b"g", b"f"], limit=2)) == [b"f/a", b"f/b"]
+    assert names(await entries.rows_of_range(b"f", b"a", None, limit=1)) == [b"f/b"]
 
 
 async def test_ranges_tell_the_root_from_its_children(catalog: Catalog) -> None:
     await fill(catalog, b"", b"\x01", b"a")
-    assert names(await catalog.entries.rows_of_range(b"", None, b"")) == [b""]
-    assert names(await catalog.entries.rows_of_range(b"", b"", None)) == [b"\x01", b"a"]
+    assert names(await catalog.entries.rows_of_range(b"", None, b"", limit=9)) == [b""]
+    assert names(await catalog.entries.rows_of_range(b"", b"", None, limit=9)) == [b"\x01", b"a"]
 
 
 async def test_burying_a_folder_takes_all_below_it_and_none_of_its_neighbours(catalog: Catalog) -> None:
     await fill(catalog, b"", *BELOW_A, *NEIGHBOURS)
-    assert await catalog.entries.count_files_below(b"a", subtree=True) == 5
+    assert await catalog.entries.count_files_below([(b"a", True)]) == 5
     assert await catalog.entries.bury([(b"a", True)]) == 5, "regular files, not folders"
     found = await pending_of(catalog)
     buried = {path for path, pending in found.items() if pending is Pending.DELETED}
     assert buried == {path.rstrip(b"/") for path in BELOW_A}
     assert {found[path.rstrip(b"/")] for path in NEIGHBOURS} == {Pending.COMMITTED}
-    assert await catalog.entries.count_files_below(b"a", subtree=True) == 0
+    assert await catalog.entries.count_files_below([(b"a", True)]) == 0
     assert await catalog.entries.bury([(b"a", True)]) == 0, "once is enough"
 
 
@@ -172,8 +179,8 @@ async def test_only_regular_files_are_counted(catalog: Catalog) -> None:
     await catalog.entries.save((entry(b"d/" + kind.value.encode(), kind), Pending.COMMITTED) for kind in Kind)
     await fill(catalog, b"d/")
     assert await catalog.entries.count_files() == 1
-    assert await catalog.entries.count_files_below(b"d", subtree=True) == 1
-    assert await catalog.entries.count_files_below(b"d", subtree=False) == 0
+    assert await catalog.entries.count_files_below([(b"d", True)]) == 1
+    assert await catalog.entries.count_files_below([(b"d", False)]) == 0
     assert await catalog.entries.bury([(b"d", True)]) == 1
 
 
@@ -220,7 +227,9 @@ def test_burying_does_what_a_walk_over_all_paths_would(
         database = tmp_path_factory.mktemp("bury") / "home.sqlite3"
         async with Catalog.create(database, IDENTITY) as catalog:
             await catalog.entries.save((entry(path), pending) for path, pending in rows)
-            assert await catalog.entries.bury((path, subtree) for path in buried) == count
+            targets = [(path, subtree) for path in buried]
+            assert await catalog.entries.count_files_below(targets) == count
+            assert await catalog.entries.bury(targets) == count
             assert await pending_of(catalog) == expected
 
     asyncio.run(bury())

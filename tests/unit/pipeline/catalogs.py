@@ -9,32 +9,37 @@ from asyncbackup.model import Entry, Pending, SourceEntry, split_path
 
 
 class MemoryEntries:
-    """Rows by path. ``queries`` counts the calls."""
+    """Rows by path. ``queries`` counts the calls, ``most_rows`` is the most that one gave."""
 
     def __init__(self) -> None:
+        self.most_rows = 0
         self.rows: dict[bytes, Row] = {}
         self.queries = 0
 
     def add(self, entry: Entry, pending: Pending = Pending.COMMITTED) -> None:
         self.rows[entry.path] = row_of_entry(entry, pending)
 
-    async def rows_of_folders(self, folders: Sequence[bytes]) -> list[Row]:
+    async def rows_of_folders(self, folders: Sequence[bytes], *, limit: int) -> list[Row]:
         self.queries += 1
-        return self._sorted(row for row in self.rows.values() if row[0] in folders)
+        return self._some((row for row in self.rows.values() if row[0] in folders), limit)
 
-    async def rows_of_range(self, folder: bytes, after: bytes | None, upto: bytes | None) -> list[Row]:
+    async def rows_of_range(
+        self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int
+    ) -> list[Row]:
         self.queries += 1
-        return self._sorted(
+        found = (
             row
             for path, row in self.rows.items()
             if row[0] == folder
             and (after is None or split_path(path)[1] > after)
             and (upto is None or split_path(path)[1] <= upto)
         )
+        return self._some(found, limit)
 
-    @staticmethod
-    def _sorted(rows: Iterable[Row]) -> list[Row]:
-        return sorted(rows, key=lambda row: (row[0], row[1]))
+    def _some(self, rows: Iterable[Row], limit: int) -> list[Row]:
+        found = sorted(rows, key=lambda row: (row[0], row[1]))[:limit]
+        self.most_rows = max(self.most_rows, len(found))
+        return found
 
 
 class MemoryLinks:

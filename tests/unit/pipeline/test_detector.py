@@ -23,6 +23,7 @@ from asyncbackup.model import (
     kind_of_mode,
     split_path,
 )
+from asyncbackup.pipeline import detector as detector_module
 from asyncbackup.pipeline.detector import CHANGES_PER_BATCH, Detector
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
@@ -362,6 +363,25 @@ async def test_deletions_at_the_borders_of_chunks_are_found_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("page", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("bounds", [(None, None), (None, b"y"), (b"a", None)])
+async def test_rows_far_more_than_the_listing_has_are_compared_in_pages(
+    monkeypatch: pytest.MonkeyPatch, page: int, bounds: tuple[bytes | None, bytes | None]
+) -> None:
+    """Of a folder that held a million files and has three by now, never more than a page is in memory."""
+    monkeypatch.setattr(detector_module, "MAX_ROWS", page)
+    detection = Detection()
+    for name in b"bcdfhjm":
+        detection.entries.add(saved(seen(b"f/%c" % name)))
+    after, upto = bounds
+    here = [seen(b"f/%c" % name) for name in b"dhx"]
+    await detection.run(listing(folder(b"f", *here, after=after, upto=upto, unknown=(b"b", b"e", b"j"))))
+    assert set(detection.changes) == {b"f/x"}
+    assert detection.outcomes == [Buried(path=path, subtree=False) for path in (b"f/c", b"f/f", b"f/m")]
+    assert detection.counters.files_unchanged == 2
+    assert detection.entries.most_rows <= page + 1
+
+
 async def test_the_root_is_compared_apart_from_its_children() -> None:
     detection = Detection()
     root = seen(b"", FOLDER)
@@ -475,7 +495,9 @@ async def test_a_failing_detector_ends_nothing() -> None:
     """Its channels stay open, so that nobody downstream takes the failure for the end."""
 
     class Broken(MemoryEntries):
-        async def rows_of_folders(self, folders: object) -> list[tuple[int | str | bytes | None, ...]]:
+        async def rows_of_folders(
+            self, folders: object, *, limit: int
+        ) -> list[tuple[int | str | bytes | None, ...]]:
             raise ZeroDivisionError
 
     detection = Detection()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from asyncbackup.flow.stop import StopRequest
-from asyncbackup.model import Action, Entry, Extent, Failure, UploadReceipt
+from asyncbackup.model import Action, Entry, Extent, UploadReceipt
 from asyncbackup.pipeline import attributes
 from asyncbackup.pipeline.large_reader import open_large
 from asyncbackup.pipeline.payload import AbandonUpload, PartPayload, Payload, UploadEnd, WholePayload
@@ -493,44 +495,73 @@ async def test_once_the_endpoint_refused_the_upload_the_rest_is_not_read(tmp_pat
 
 
 async def test_a_refused_file_that_changes_as_well_is_not_read_again(tmp_path: Path) -> None:
-    large(tmp_path)
+    large(tmp_path, 15 * MIB)
 
     class Refusing(Reading):
         async def took(self, payload: Payload) -> None:
-            if isinstance(payload, PartPayload):
-                os.truncate(tmp_path / "large", 6 * MIB)
-                await settle()
+            if isinstance(payload, PartPayload) and payload.number == 1:
+                await settle()  # the reader has sent the second part and waits for the bytes of the first
                 payload.upload.abandoned = True
+                os.truncate(tmp_path / "large", 11 * MIB)
             await super().took(payload)
 
-    reading = Refusing(transfer_settings(tmp_path))
+    reading = Refusing(transfer_settings(tmp_path, memory_limit_bytes=10 * MIB))
     await reading.read(upload(see(tmp_path, b"large")))
-    assert kinds(reading.payloads).count("abandon") == 1
-    assert not any(isinstance(outcome, Failure) for outcome in reading.outcomes)
+    assert kinds(reading.payloads) == ["1", "2", "abandon"]
+    assert reading.outcomes == []
+    assert reading.budget.in_use_bytes == 0
 
 
-async def test_cancelled_while_it_opens_a_file_it_leaves_no_descriptor(tmp_path: Path) -> None:
-    """At every turn of the loop: a file opened by a thread that nobody waits for would stay open."""
+class BusyThread:
+    """The one thread in which files are opened and closed, kept busy: calls wait in line for it."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        executor = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        self.busy = executor.submit(self.go_on.wait, 30)
+
+
+@pytest.mark.parametrize("moment", ["opening", "closing"])
+async def test_cancelled_while_a_file_is_opened_or_closed_it_does_not_stay_open(
+    tmp_path: Path, moment: str
+) -> None:
+    """A call that waits for its thread is dropped by a cancellation, one that runs goes on unheard."""
     large(tmp_path)
     reading = Reading(transfer_settings(tmp_path))
+    before = open_files(tmp_path)
+    if moment == "opening":
+        thread = BusyThread()
+    entered, leave = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
         async with open_large(os.fsencode(tmp_path), see(tmp_path, b"large"), reading.gate):
-            await asyncio.Event().wait()
+            entered.set()
+            await leave.wait()
 
-    before = len(os.listdir("/proc/self/fd"))
-    try:
-        for turns in range(12):
-            task = asyncio.create_task(hold())
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait({task})
-            assert task.cancelled()
-    finally:
-        reading.gate.close()
-    gc.collect()  # what is closed only here would warn, and a warning is an error
-    assert len(os.listdir("/proc/self/fd")) <= before + 2, "the reader's threads apart"
+    task = asyncio.create_task(hold())
+    if moment == "closing":
+        await entered.wait()
+        thread = BusyThread()
+        leave.set()
+    await settle()
+    task.cancel()
+    await settle()
+    thread.go_on.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert entered.is_set() == (moment == "closing")
+    assert open_files(tmp_path) == before == []
+    reading.gate.close()
+
+
+def open_files(root: Path) -> list[str]:
+    """Files below ``root`` that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [target for target in found if target.startswith(str(root))]
 
 
 # Batches

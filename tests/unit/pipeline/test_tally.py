@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.model import Action, Change, Failure, Kind, Pending, RunCounters
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
@@ -13,9 +15,9 @@ class Counts:
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bool]] = []
 
-    async def count_files_below(self, path: bytes, *, subtree: bool) -> int:
-        self.asked.append((path, subtree))
-        return 4 if subtree else 1
+    async def count_files_below(self, paths: Iterable[tuple[bytes, bool]]) -> int:
+        self.asked += (found := list(paths))
+        return sum(4 if subtree else 1 for _, subtree in found)
 
 
 async def test_what_a_run_would_do_is_counted_and_nothing_done() -> None:
