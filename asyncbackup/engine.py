@@ -98,11 +98,12 @@ async def run_section(
     """
     counters = counters or RunCounters()
     stop = stop or StopRequest()
-    _check_source(section)
+    empty = _check_source(section)
     async with Catalog.open(
         settings.database_path(section.name), section=section.name, destination=section.destination
     ) as catalog:
-        await _guard_against_empty(section, catalog)
+        if empty:
+            await _guard_against_empty(section, catalog)
         run = _Run(settings, section, catalog, counters, stop, checksum=checksum, scan_ahead=scan_ahead)
         return await (run.rehearse() if dry_run else run.save())
 
@@ -354,11 +355,11 @@ def _change_of_link(link: DeferredLink) -> Change:
     )
 
 
-def _check_source(section: SectionSettings) -> None:
-    """Raises ``SourceGuardError`` unless the section's path is a folder that can be listed."""
+def _check_source(section: SectionSettings) -> bool:
+    """Whether the tree is empty. Raises ``SourceGuardError`` unless its root can be listed."""
     try:
-        with os.scandir(section.path):
-            pass
+        with os.scandir(section.path) as scan:
+            return next(scan, None) is None
     except OSError as error:
         raise SourceGuardError(
             f"section {section.name!r}: cannot list {local_path(section.path)}: {error.strerror}; mount it, "
@@ -368,9 +369,7 @@ def _check_source(section: SectionSettings) -> None:
 
 async def _guard_against_empty(section: SectionSettings, catalog: Catalog) -> None:
     """A tree that is suddenly empty is more likely an unmounted disk than a wish."""
-    with os.scandir(section.path) as scan:
-        empty = next(scan, None) is None
-    if empty and not section.allow_empty_source and not await catalog.entries.is_empty():
+    if not section.allow_empty_source and not await catalog.entries.is_empty():
         raise SourceGuardError(
             f"section {section.name!r}: {local_path(section.path)} is empty, but the last snapshot is "
             "not; is a disk not mounted? If it is meant to be empty, set allow_empty_source = true. "

@@ -63,9 +63,17 @@ class RunTable:
 
     async def all(self) -> list[RunRecord]:
         """Every run, oldest first."""
+        return await self._select("ORDER BY run")
+
+    async def last(self) -> RunRecord | None:
+        """The run begun last, however it ended."""
+        records = await self._select("ORDER BY run DESC LIMIT 1")
+        return records[0] if records else None
+
+    async def _select(self, order: str) -> list[RunRecord]:
         with translated(self._path):
             rows = await self._connection.execute_fetchall(
-                "SELECT run, started_ns, finished_ns, committed, summary FROM runs ORDER BY run"
+                f"SELECT run, started_ns, finished_ns, committed, summary FROM runs {order}"  # noqa: S608
             )
         return [
             RunRecord(
@@ -77,11 +85,6 @@ class RunTable:
             )
             for run, started_ns, finished_ns, committed, summary in rows
         ]
-
-    async def last(self) -> RunRecord | None:
-        """The run begun last, however it ended."""
-        records = await self.all()
-        return records[-1] if records else None
 
     async def last_snapshot(self) -> RunId | None:
         """The snapshot committed last."""
