@@ -12,6 +12,7 @@ in bytes. Structs are msgspec's because they are built once a file.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections import Counter
 from typing import NewType
 
@@ -23,7 +24,8 @@ RunId = NewType("RunId", str)
 ObjectKey = NewType("ObjectKey", str)
 """A key relative to the destination, e.g. ``home/data/RUN/files/docs/report.pdf``."""
 
-ROOT = b""
+EMPTY_SHA256 = hashlib.sha256().digest()
+"""The digest of an empty content."""
 
 
 class Kind(enum.StrEnum):

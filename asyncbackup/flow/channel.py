@@ -84,14 +84,43 @@ async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:
         raise
 
 
-class Sender(Generic[T]):
-    """The end that puts items in. Clone it for every task that sends."""
+class _End(Generic[T]):
+    """What both ends have in common. A ``with`` block that ends clean closes its end."""
 
     __slots__ = ("_closed", "_state")
 
     def __init__(self, state: _State[T]) -> None:
         self._state = state
         self._closed = False
+
+    def close(self) -> None:
+        """Say that this end is used no more. Idempotent."""
+        raise NotImplementedError
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        return self._state.statistics
+
+    def __len__(self) -> int:
+        return len(self._state.buffer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+class Sender(_End[T]):
+    """The end that puts items in. Clone it for every task that sends."""
+
+    __slots__ = ()
+
+    def __init__(self, state: _State[T]) -> None:
+        super().__init__(state)
         state.senders += 1
 
     async def send(self, item: T) -> None:
@@ -127,13 +156,6 @@ class Sender(Generic[T]):
             raise RuntimeError("cloning a closed sender")
         return Sender(self._state)
 
-    @property
-    def statistics(self) -> ChannelStatistics:
-        return self._state.statistics
-
-    def __len__(self) -> int:
-        return len(self._state.buffer)
-
     def close(self) -> None:
         """Say that this sender sends no more. Idempotent."""
         if not self._closed:
@@ -142,24 +164,14 @@ class Sender(Generic[T]):
             if not self._state.senders:
                 _wake_all(self._state.getters)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-
-
-class Receiver(Generic[T]):
+class Receiver(_End[T]):
     """The end that takes items out, in the order they were sent. Clone it for every task that receives."""
 
-    __slots__ = ("_closed", "_state")
+    __slots__ = ()
 
     def __init__(self, state: _State[T]) -> None:
-        self._state = state
-        self._closed = False
+        super().__init__(state)
         state.receivers += 1
 
     async def receive(self) -> T:
@@ -198,13 +210,6 @@ class Receiver(Generic[T]):
             raise RuntimeError("cloning a closed receiver")
         return Receiver(self._state)
 
-    @property
-    def statistics(self) -> ChannelStatistics:
-        return self._state.statistics
-
-    def __len__(self) -> int:
-        return len(self._state.buffer)
-
     def close(self) -> None:
         """Say that this receiver takes no more. Idempotent."""
         if not self._closed:
@@ -222,15 +227,6 @@ class Receiver(Generic[T]):
             return await self.receive()
         except EndOfChannel:
             raise StopAsyncIteration from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
 
 
 def open_channel(name: str, capacity: int) -> tuple[Sender[T], Receiver[T]]:

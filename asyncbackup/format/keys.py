@@ -106,6 +106,11 @@ def long_key(path: bytes) -> str:
     return LONG + sha256(path).hexdigest()
 
 
+def is_long_key(key: str) -> bool:
+    """Whether a key, relative to its run's folder, stands for a path too long for ``files/``."""
+    return key.startswith(LONG)
+
+
 def long_path_key(path: bytes) -> str:
     """The key of the object that holds a long path's raw bytes where the metadata has no room for it."""
     return long_key(path) + LONG_PATH_SUFFIX

@@ -19,7 +19,7 @@ import msgspec
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.envelope import sealed_size
-from asyncbackup.format.keys import check_path, long_key, path_of_content_key
+from asyncbackup.format.keys import check_path, is_long_key, long_key, path_of_content_key
 from asyncbackup.model import Entry, Kind, kind_of_mode
 
 MAX_METADATA_BYTES = 1700
@@ -109,6 +109,18 @@ def encode_metadata(
         "xattr": _xattr_text(entry.xattrs),
     }
     return _fill(metadata, optional)
+
+
+def object_metadata(
+    entry: Entry, key: str, *, sealed: bool = False, first_path: bytes = b""
+) -> dict[str, str]:
+    """:func:`encode_metadata` of ``entry``'s object at ``key``, which is relative to its run's folder."""
+    return encode_metadata(
+        entry,
+        original_size=entry.size if sealed else None,
+        long_path=is_long_key(key),
+        first_path=first_path,
+    )
 
 
 def long_path_fits(entry: Entry) -> bool:
@@ -210,7 +222,7 @@ def _kind_and_mode(text: str | None, key: str) -> tuple[Kind, int]:
         raise FormatError(f"{text!r} is not an octal mode with its type bits")
     mode = int(text, 8)
     kind = kind_of_mode(mode)
-    if folder != (kind is Kind.FOLDER) and not key.startswith("long/"):
+    if folder != (kind is Kind.FOLDER) and not is_long_key(key):
         raise FormatError(f"mode {text} is not that of what the key names")
     return kind, mode
 

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.format.manifest_entries import entry_fits
-from asyncbackup.format.metadata import encode_metadata
-from asyncbackup.model import Action, Change, Entry, Failure, Kind, Pending, SourceEntry, UploadReceipt
+from asyncbackup.format.metadata import object_metadata
+from asyncbackup.model import (
+    EMPTY_SHA256,
+    Action,
+    Change,
+    Entry,
+    Failure,
+    Kind,
+    Pending,
+    SourceEntry,
+    UploadReceipt,
+)
 from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs, source_entry
 from asyncbackup.pipeline.payload import CopyPayload, Payload, WholePayload
 from asyncbackup.pipeline.results import Outcome, Unchanged
@@ -24,7 +34,6 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.transfer_settings import TransferSettings
 
 READ_ATTEMPTS = 3
-EMPTY_SHA256 = hashlib.sha256().digest()
 
 
 class SmallResults:
@@ -194,9 +203,7 @@ class SmallReader:
                 entry=entry,
                 pending=change.pending,
                 key=key,
-                metadata=encode_metadata(
-                    entry, original_size=entry.size if sealed else None, long_path=key.startswith("long/")
-                ),
+                metadata=object_metadata(entry, key, sealed=sealed),
                 body=body,
                 body_sha256=b"" if sealed else digest,
                 encrypted=sealed,

@@ -16,9 +16,9 @@ import msgspec
 
 from asyncbackup.errors import ObjectMissingError, ObjectRefusedError, StoreError, UnsupportedError
 from asyncbackup.flow.cleanup import run_shielded
-from asyncbackup.format.keys import long_path_key
-from asyncbackup.format.metadata import encode_metadata, long_path_fits
-from asyncbackup.model import Entry, Extent, Failure, RunCounters, UploadReceipt
+from asyncbackup.format.keys import is_long_key, long_path_key
+from asyncbackup.format.metadata import long_path_fits, object_metadata
+from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Failure, RunCounters, UploadReceipt
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     CopyPayload,
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 MAX_COPY_BYTES = 5 * 1024**3
 """CopyObject's limit."""
-EMPTY_SHA256 = hashlib.sha256().digest()
 
 
 class Uploader:
@@ -104,9 +103,7 @@ class Uploader:
     async def _send_whole(self, payload: WholePayload, outcomes: Sender[Outcome]) -> None:
         key = self._settings.object_key(payload.key)
         try:
-            result = await self._store.put(
-                key, payload.body, sha256=payload.body_sha256, metadata=payload.metadata
-            )
+            await self._store.put(key, payload.body, sha256=payload.body_sha256, metadata=payload.metadata)
             await self._put_long_path(payload.entry, payload.key)
         except ObjectRefusedError as error:
             await outcomes.send(_refused(payload.entry, error))
@@ -119,10 +116,10 @@ class Uploader:
             run=self._settings.run,
             key=payload.key,
             length=size,
+            # What was sent along, not what was returned: an echo proves nothing.
             checksum=single_checksum(payload.body_sha256) if payload.encrypted else "",
             encrypted=payload.encrypted,
         )
-        del result  # an echo proves nothing; the digest that was sent along is what verify compares with
         await outcomes.send(
             UploadReceipt(
                 entry=msgspec.structs.replace(payload.entry, extent=extent),
@@ -134,7 +131,7 @@ class Uploader:
 
     async def _put_long_path(self, entry: Entry, key: str, *, run: str | None = None) -> None:
         """A path too long for key and metadata gets an object of its own beside."""
-        if key.startswith("long/") and not long_path_fits(entry):
+        if is_long_key(key) and not long_path_fits(entry):
             path_key = self._settings.object_key(long_path_key(entry.path), run=run)
             await self._store.put(path_key, entry.path, sha256=hashlib.sha256(entry.path).digest())
 
@@ -186,11 +183,7 @@ class Uploader:
                 return None
             if upload.upload_id is None:
                 settings = self._settings
-                metadata = encode_metadata(
-                    upload.entry,
-                    original_size=upload.entry.size if upload.sealed else None,
-                    long_path=upload.key.startswith("long/"),
-                )
+                metadata = object_metadata(upload.entry, upload.key, sealed=upload.sealed)
                 key = settings.object_key(upload.key)
                 upload.upload_id = await self._store.create_upload(key, metadata=metadata)
                 self._open.add(upload)
@@ -268,7 +261,7 @@ class Uploader:
         settings, source, entry = self._settings, payload.source, payload.entry
         key = settings.object_key(payload.key)
         if self._copies and not source.encrypted and source.length <= MAX_COPY_BYTES:
-            metadata = encode_metadata(entry, original_size=None, long_path=payload.key.startswith("long/"))
+            metadata = object_metadata(entry, payload.key)
             source_key = settings.object_key(source.key, run=source.run)
             try:
                 await self._store.copy(source_key, key, metadata=metadata)
@@ -287,12 +280,7 @@ class Uploader:
                 return UploadReceipt(
                     entry=msgspec.structs.replace(entry, extent=extent), pending=payload.pending
                 )
-        metadata = encode_metadata(
-            entry,
-            original_size=None,
-            long_path=payload.key.startswith("long/"),
-            first_path=payload.first_path,
-        )
+        metadata = object_metadata(entry, payload.key, first_path=payload.first_path)
         try:
             await self._store.put(key, b"", sha256=EMPTY_SHA256, metadata=metadata)
             await self._put_long_path(entry, payload.key)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.catalog.selection import Role, SelectedEntry, State
-from asyncbackup.model import Entry, Kind
+from asyncbackup.model import EMPTY_SHA256, Entry, Kind
 from asyncbackup.restore.content import Checker, Content
 from asyncbackup.restore.metadata import CLOCK_NS, Note, Privileges, apply_to_descriptor, apply_to_symlink
 from asyncbackup.restore.outcome import ContentError, Outcome, done, failed, failed_by, skipped
@@ -29,7 +29,6 @@ from asyncbackup.restore.tree import split_checked
 if TYPE_CHECKING:
     from asyncbackup.restore.tree import TargetTree
 
-EMPTY_SHA256 = hashlib.sha256().digest()
 
 _UNLINKABLE = frozenset({errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What ``link`` says where hard links are impossible, whichever file they would be to."""
