@@ -45,7 +45,7 @@ format: venv
 	$(BIN)/ruff format .
 
 lock: venv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-strip-extras --quiet \
 		--no-emit-index-url --no-emit-find-links --no-annotate \
 		--custom-compile-command "make lock" --upgrade --output-file requirements.lock
 
