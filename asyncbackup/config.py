@@ -29,15 +29,24 @@ class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
     passphrase_env: str = ""
     passphrase_command: str = ""
     key_file: Path | None = None
+    hide_names: bool = False
+    """Whether names and metadata are hidden too (``encrypt_names``)."""
 
 
 class SectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One tree and where it goes. ``path`` is absolute; ``destination`` a checked URL."""
+    """One tree and where it goes. ``path`` is absolute; ``destination`` a checked URL.
+
+    ``packed`` is the layout: files below ``pack_below_bytes`` share packs.
+    ``zstd_level`` is 0 where nothing is compressed.
+    """
 
     name: str
     path: Path
     destination: str
     exclude: tuple[str, ...] = ()
+    packed: bool = False
+    pack_below_bytes: int = MIB
+    zstd_level: int = 0
     storage_class: str = "STANDARD"
     one_file_system: bool = False
     allow_empty_source: bool = False

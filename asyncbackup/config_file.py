@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 import platformdirs
 
-from asyncbackup.config import EncryptionSettings, S3Settings, SectionSettings, Settings
+from asyncbackup.config import MIB, EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.config_table import ConfigFileError, Document, Table
 from asyncbackup.config_values import (
+    DEFAULT_ZSTD_LEVEL,
     LATER,
     check_pattern,
     environment_name,
-    no_compression,
     not_empty,
     one_of,
     path_in,
     size_between,
+    zstd_level,
 )
 from asyncbackup.destination import (
     STORAGE_CLASSES,
@@ -53,6 +54,9 @@ _CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 _MIN_PART_BYTES = 5 * 1024**2
 _MAX_PART_BYTES = 5 * 1024**3
 _MAX_MEMORY_BYTES = 1024**4
+
+MAX_PACK_BELOW_BYTES: Final = 8 * MIB
+"""Half a pack: larger files gain nothing from sharing one."""
 
 _SECRETS = ("passphrase_file", "passphrase_env", "passphrase_command", "key_file")
 _CHAIN = (
@@ -279,10 +283,9 @@ def _section(table: Table, name: str, *, folder: Path) -> SectionSettings:
     if path != Path() and destination and (inside := _inside(destination, path)):
         table.problem("destination", inside)
     exclude = table.texts("exclude", check_pattern, accepted='an array of gitignore patterns: ["*.tmp"]')
-    table.text("layout", "mirror", one_of("mirror", later={"packed": f'{LATER}; use "mirror"'}))
-    # Says which files packs are for, and there is nothing yet that it could change.
-    table.value("pack_below", 0, size_between(0, _MAX_PART_BYTES))
-    table.text("compression", "none", no_compression)
+    packed = table.text("layout", "mirror", one_of("mirror", "packed")) == "packed"
+    pack_below = table.value("pack_below", MIB, size_between(1, MAX_PACK_BELOW_BYTES))
+    level = table.text("compression", DEFAULT_ZSTD_LEVEL if packed else 0, zstd_level)
     storage_class = table.text("storage_class", "STANDARD", one_of(*STORAGE_CLASSES))
     if storage_class != "STANDARD" and destination and not is_remote(destination):
         table.problem("storage_class", "a folder has no storage classes; leave this key out")
@@ -291,6 +294,9 @@ def _section(table: Table, name: str, *, folder: Path) -> SectionSettings:
         path=path,
         destination=destination,
         exclude=exclude,
+        packed=packed,
+        pack_below_bytes=pack_below,
+        zstd_level=level,
         storage_class=storage_class,
         one_file_system=table.flag("one_file_system", False),
         allow_empty_source=table.flag("allow_empty_source", False),
@@ -304,8 +310,9 @@ def _encryption(table: Table | None, *, folder: Path) -> EncryptionSettings:
     if table is None:
         return EncryptionSettings()
     enabled = table.flag("enabled", False)
-    if table.flag("encrypt_names", False):
-        table.problem("encrypt_names", f"hiding names is {LATER}; file names stay readable, contents do not")
+    hide_names = table.flag("encrypt_names", False)
+    if hide_names and not enabled:
+        table.problem("encrypt_names", "names are hidden in encrypted sections only; add enabled = true")
     given = [key for key in _SECRETS if key in table]
     if given and "enabled" not in table:
         table.problem(None, f"{given[0]} is given, but not whether to encrypt; add enabled = true")
@@ -319,6 +326,7 @@ def _encryption(table: Table | None, *, folder: Path) -> EncryptionSettings:
         passphrase_env=table.text("passphrase_env", "", environment_name),
         passphrase_command=table.text("passphrase_command", "", not_empty),
         key_file=table.text("key_file", None, path_in(folder)),
+        hide_names=hide_names,
     )
     table.finish(_PASSPHRASE_HINTS)
     return encryption

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 LATER: Final = "not available in this version"
 
+DEFAULT_ZSTD_LEVEL: Final = 3
+MAX_ZSTD_LEVEL: Final = 19
+"""Higher ones need windows that a bounded reader refuses."""
+
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -70,13 +74,16 @@ def one_of(*accepted: str, later: Mapping[str, str] = {}) -> Callable[[str], str
     return read
 
 
-def no_compression(text: str) -> str:
-    """``"none"``, the only compression so far."""
-    if re.fullmatch(r"zstd(:\d+)?", text):
-        raise ValueError(f'compression is {LATER}; use "none"')
-    if text != "none":
-        raise ValueError('accepted is "none"')
-    return text
+def zstd_level(text: str) -> int:
+    """The level that ``"none"`` (0), ``"zstd"`` or ``"zstd:9"`` names."""
+    if text == "none":
+        return 0
+    name, colon, level = text.partition(":")
+    if name == "zstd" and not colon:
+        return DEFAULT_ZSTD_LEVEL
+    if name == "zstd" and re.fullmatch(r"[1-9]\d?", level, re.ASCII) and int(level) <= MAX_ZSTD_LEVEL:
+        return int(level)
+    raise ValueError(f'accepted are "none", "zstd", and "zstd:1" to "zstd:{MAX_ZSTD_LEVEL}"')
 
 
 def not_empty(text: str) -> str:

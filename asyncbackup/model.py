@@ -59,13 +59,18 @@ class Pending(enum.IntEnum):
 
 
 class Extent(msgspec.Struct, frozen=True, gc=False):
-    """Where a content lies: a byte range of one object, as stored.
+    """Where a content lies: a whole object, or a range of a pack.
 
-    ``key`` is relative to ``SECTION/data/RUN/``. ``offset`` and ``length``
-    address the stored bytes (for an encrypted object, header and message
-    included). ``checksum`` is the S3 checksum of the whole object: the base64
-    SHA-256, or for multipart the composite ``base64-N``; ``part_size`` is the
-    stored size of all parts but the last, 0 for a single PUT.
+    ``key`` is relative to ``SECTION/data/RUN/``. Of a whole object ``offset``
+    is 0 and ``length`` its stored size (for an encrypted object, header and
+    message included). Of a pack they address its bytes before sealing. What
+    is there is opened if ``encrypted``, then expanded if ``compression`` is
+    ``"zstd"``; the content begins ``skip`` bytes into the result.
+
+    ``checksum`` is the S3 checksum of a whole object: the base64 SHA-256, or
+    for multipart the composite ``base64-N``; that of a pack is in its
+    :class:`Pack`. ``part_size`` is the stored size of all parts but the last,
+    0 for a single PUT.
     """
 
     run: str
@@ -75,6 +80,31 @@ class Extent(msgspec.Struct, frozen=True, gc=False):
     checksum: str = ""
     part_size: int = 0
     encrypted: bool = False
+    compression: str = ""
+    skip: int = 0
+
+    @property
+    def in_pack(self) -> bool:
+        """Whether the content is a member of a pack, not an object of its own."""
+        return self.key.startswith(PACKS)
+
+
+PACKS = "packs/"
+"""What the keys of packs begin with, relative to their run's folder."""
+
+ZSTD = "zstd"
+"""The only ``compression`` besides none."""
+
+
+class Pack(msgspec.Struct, frozen=True, gc=False):
+    """One pack as it is stored: ``size`` and ``checksum`` are of the object, sealed where ``encrypted``."""
+
+    run: str
+    key: str
+    size: int
+    checksum: str = ""
+    encrypted: bool = False
+    compression: str = ""
 
 
 class SourceEntry(msgspec.Struct, frozen=True, gc=False):
@@ -109,7 +139,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ``hardlink`` labels the group of names that share one inode, ``""`` for a
     file with one name. ``xattrs`` are raw names and values, POSIX ACLs among
     them as ``system.posix_acl_*``. ``ctime_ns`` serves change detection only
-    and is 0 where unknown.
+    and is 0 where unknown. ``dev`` and ``ino`` find moved files again; they
+    are the catalog's alone and 0 in what a manifest gives.
     """
 
     path: bytes
@@ -129,6 +160,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     sparse: bool = False
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     extent: Extent | None = None
+    dev: int = 0
+    ino: int = 0
 
 
 class Change(msgspec.Struct, frozen=True, gc=False, kw_only=True):

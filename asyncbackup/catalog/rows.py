@@ -11,7 +11,7 @@ from asyncbackup.model import Entry, Extent, Pending, join_path, kind_of_mode, s
 COLUMNS = (
     "folder, name, pending, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group_name, sha256, "
     "target, hardlink, sparse, xattrs, extent_run, extent_key, extent_offset, extent_length, "
-    "extent_checksum, extent_part_size, extent_encrypted"
+    "extent_checksum, extent_part_size, extent_encrypted, extent_compression, extent_skip, dev, ino"
 )
 PLACEHOLDERS = ", ".join("?" * len(COLUMNS.split(",")))
 
@@ -22,6 +22,7 @@ Row: TypeAlias = tuple[SqlValue, ...]
 PENDING, MODE, SIZE, MTIME_NS, CTIME_NS, UID, GID, NLINK = range(2, 10)
 
 _INT64 = 1 << 63
+_UINT64 = 1 << 64
 _xattrs_encoder = msgspec.msgpack.Encoder()
 _xattrs_decoder = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes], ...])
 
@@ -29,6 +30,11 @@ _xattrs_decoder = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes], ...])
 def time_to_sql(time_ns: int) -> SqlValue:
     """An integer, or its decimal text where it exceeds SQLite's 64 bits (after 2262)."""
     return time_ns if -_INT64 <= time_ns < _INT64 else str(time_ns)
+
+
+def signed(number: int) -> int:
+    """A 64-bit number (an inode's, a device's) as SQLite's signed integers hold it."""
+    return number - _UINT64 if number >= _INT64 else number
 
 
 def row_of_entry(entry: Entry, pending: Pending) -> Row:
@@ -54,7 +60,7 @@ def row_of_entry(entry: Entry, pending: Pending) -> Row:
         int(entry.sparse),
         _xattrs_encoder.encode(entry.xattrs) if entry.xattrs else None,
         *(
-            (None,) * 7
+            (None,) * 9
             if extent is None
             else (
                 extent.run,
@@ -64,8 +70,12 @@ def row_of_entry(entry: Entry, pending: Pending) -> Row:
                 extent.checksum,
                 extent.part_size,
                 int(extent.encrypted),
+                extent.compression,
+                extent.skip,
             )
         ),
+        signed(entry.dev),
+        signed(entry.ino),
     )
 
 
@@ -73,7 +83,8 @@ def entry_of_row(row: Row) -> Entry:
     """The entry of a row in the order of ``COLUMNS``. Raises ``ValueError`` for a row no entry can have."""
     (
         folder, name, _, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group, sha256, target,
-        hardlink, sparse, xattrs, run, key, offset, length, checksum, part_size, encrypted,
+        hardlink, sparse, xattrs, run, key, offset, length, checksum, part_size, encrypted, compression,
+        skip, dev, ino,
     ) = row  # fmt: skip
     extent = None
     if run is not None:
@@ -85,6 +96,8 @@ def entry_of_row(row: Row) -> Entry:
             checksum=_text(checksum),
             part_size=_int(part_size),
             encrypted=bool(encrypted),
+            compression=_text(compression),
+            skip=_int(skip),
         )
     return Entry(
         path=join_path(_bytes(folder), _bytes(name)),
@@ -104,6 +117,8 @@ def entry_of_row(row: Row) -> Entry:
         sparse=bool(sparse),
         xattrs=() if xattrs is None else _xattrs_decoder.decode(_bytes(xattrs)),
         extent=extent,
+        dev=_int(dev) % _UINT64,
+        ino=_int(ino) % _UINT64,
     )
 
 

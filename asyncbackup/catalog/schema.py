@@ -5,6 +5,13 @@ way has added marked by ``pending`` (see :class:`asyncbackup.model.Pending`).
 Its key is (folder, name), so that a folder's rows lie together and a scan in
 key order gives the order of a manifest.
 
+``dev`` and ``ino`` find a moved file again; they are 0 where nobody will ask.
+
+``contents`` says where each content lies that the section's snapshots hold,
+also those that are no longer in the tree; ``packs`` describes the packs.
+``touched`` are the paths that changed since the last full manifest, with the
+``number`` of the snapshot (counted from that manifest) that changed them last.
+
 Columns for times have no declared type: nanoseconds beyond the year 2262 do
 not fit SQLite's 64-bit integer and are kept as text, which a typed column
 would turn into a rounded float.
@@ -13,7 +20,7 @@ would turn into a rounded float.
 from __future__ import annotations
 
 APPLICATION_ID = 0x41424B50  # "ABKP": lets file(1) and us tell this database from any other
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (
@@ -46,16 +53,57 @@ CREATE TABLE entries (
     extent_checksum TEXT,
     extent_part_size INTEGER,
     extent_encrypted INTEGER,
+    extent_compression TEXT,
+    extent_skip INTEGER,
+    dev INTEGER NOT NULL,
+    ino INTEGER NOT NULL,
     PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 
 CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0;
+
+CREATE INDEX entries_ino ON entries (ino) WHERE ino != 0;
+
+CREATE TABLE contents (
+    sha256 BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    extent_run TEXT NOT NULL,
+    extent_key TEXT NOT NULL,
+    extent_offset INTEGER NOT NULL,
+    extent_length INTEGER NOT NULL,
+    extent_checksum TEXT NOT NULL,
+    extent_part_size INTEGER NOT NULL,
+    extent_encrypted INTEGER NOT NULL,
+    extent_compression TEXT NOT NULL,
+    extent_skip INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX contents_size ON contents (size) WHERE size >= 65536;
+
+CREATE TABLE packs (
+    run TEXT NOT NULL,
+    key TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    checksum TEXT NOT NULL,
+    encrypted INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    PRIMARY KEY (run, key)
+) WITHOUT ROWID;
+
+CREATE TABLE touched (
+    folder BLOB NOT NULL,
+    name BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
 
 CREATE TABLE runs (
     run TEXT PRIMARY KEY,
     started_ns INTEGER NOT NULL,
     finished_ns INTEGER,
     committed INTEGER NOT NULL DEFAULT 0,
+    depth INTEGER NOT NULL DEFAULT 0,
+    number INTEGER NOT NULL DEFAULT 0,
     summary BLOB
 ) WITHOUT ROWID;
 

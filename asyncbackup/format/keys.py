@@ -8,7 +8,7 @@ from hashlib import sha256
 from asyncbackup.errors import ConfigError, FormatError
 from asyncbackup.format.escape import escape_path, unescape
 from asyncbackup.format.runid import is_run_id
-from asyncbackup.model import Extent, Kind, ObjectKey, RunId
+from asyncbackup.model import PACKS, Extent, Kind, ObjectKey, RunId
 
 DESCRIPTOR_KEY = ObjectKey("asyncbackup.json")
 README_KEY = ObjectKey("RESTORE.md")
@@ -23,6 +23,7 @@ LONG = "long/"
 LONG_PATH_SUFFIX = ".path"
 _SNAPSHOT_SUFFIX = ".jsonl.zst"
 
+_REVISION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _LONG_KEY = re.compile(r"long/[0-9a-f]{64}", re.ASCII)
 _SECTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", re.ASCII)
 _RESERVED = frozenset({"asyncbackup.json", "restore.md"})
@@ -43,18 +44,67 @@ def snapshots_prefix(section: str) -> str:
     return f"{section}/snapshots/"
 
 
-def snapshot_key(section: str, run: str) -> ObjectKey:
-    """Where the manifest of ``run`` lies."""
-    return ObjectKey(f"{section}/snapshots/{run}{_SNAPSHOT_SUFFIX}")
+def snapshot_key(section: str, run: str, revision: int = 0) -> ObjectKey:
+    """Where the manifest of ``run`` lies, in one of its revisions."""
+    number = f".{revision}" if revision else ""
+    return ObjectKey(f"{section}/snapshots/{run}{number}{_SNAPSHOT_SUFFIX}")
 
 
 def run_of_snapshot_key(section: str, key: str) -> RunId | None:
-    """The run whose manifest ``key`` is, or ``None`` for every other key."""
+    """The run whose manifest ``key`` is, in whichever revision, or ``None`` for every other key."""
+    found = revision_of_snapshot_key(section, key)
+    return None if found is None else found[0]
+
+
+def revision_of_snapshot_key(section: str, key: str) -> tuple[RunId, int] | None:
+    """The run whose manifest ``key`` is, and its revision; ``None`` for every other key."""
     prefix = snapshots_prefix(section)
     if not key.startswith(prefix) or not key.endswith(_SNAPSHOT_SUFFIX):
         return None
-    run = key[len(prefix) : -len(_SNAPSHOT_SUFFIX)]
-    return RunId(run) if is_run_id(run) else None
+    run, dot, revision = key[len(prefix) : -len(_SNAPSHOT_SUFFIX)].partition(".")
+    if not is_run_id(run) or (dot and _REVISION.fullmatch(revision) is None):
+        return None
+    return RunId(run), int(revision or 0)
+
+
+def forgotten_prefix(section: str) -> str:
+    """The folder of the marks of forgotten snapshots."""
+    return f"{section}/forgotten/"
+
+
+def forgotten_key(section: str, run: str) -> ObjectKey:
+    """The mark that the snapshot of ``run`` is forgotten."""
+    return ObjectKey(forgotten_prefix(section) + run)
+
+
+def runs_prefix(section: str) -> str:
+    """The folder of the marks of runs that began."""
+    return f"{section}/runs/"
+
+
+def run_mark_key(section: str, run: str) -> ObjectKey:
+    """The mark that ``run`` began."""
+    return ObjectKey(f"{runs_prefix(section)}{run}.json")
+
+
+def prunes_prefix(section: str) -> str:
+    """The folder of the marks of prunes."""
+    return f"{section}/prunes/"
+
+
+def prune_mark_key(section: str, prune: str) -> ObjectKey:
+    """The mark that a prune began."""
+    return ObjectKey(f"{prunes_prefix(section)}{prune}.json")
+
+
+def prune_done_key(section: str, prune: str) -> ObjectKey:
+    """The mark that a prune ended."""
+    return ObjectKey(f"{prunes_prefix(section)}{prune}.done")
+
+
+def pack_key(number: int, *, compressed: bool) -> str:
+    """The key of a run's pack, relative to the run's folder."""
+    return f"{PACKS}{number:06d}.tar{'.zst' if compressed else ''}"
 
 
 def data_prefix(section: str) -> str:

@@ -16,7 +16,7 @@ from asyncbackup.format.manifest_lines import (
     ManifestHeader,
     ManifestTrailer,
 )
-from asyncbackup.format.manifest_reader import Item, ManifestReader
+from asyncbackup.format.manifest_reader import Item, ManifestReader, TreeItem
 from asyncbackup.format.manifest_writer import ManifestWriter
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "ManifestReader",
     "ManifestTrailer",
     "ManifestWriter",
+    "TreeItem",
     "entry_fits",
 ]

@@ -13,9 +13,16 @@ from asyncbackup.errors import FormatError
 from asyncbackup.format.envelope import sealed_size
 from asyncbackup.format.escape import escape_path, unescape
 from asyncbackup.format.keys import check_path, plain_key
-from asyncbackup.format.manifest_lines import MAX_LINE_BYTES, ExtentLine, FileLine, FolderLine, SymlinkLine
+from asyncbackup.format.manifest_lines import (
+    MAX_LINE_BYTES,
+    ExtentLine,
+    FileLine,
+    FolderLine,
+    PackLine,
+    SymlinkLine,
+)
 from asyncbackup.format.runid import is_run_id
-from asyncbackup.model import Entry, Extent, Kind, RunId, kind_of_mode
+from asyncbackup.model import PACKS, ZSTD, Entry, Extent, Kind, Pack, RunId, kind_of_mode
 
 _MODE = re.compile(r"1?[0-7]{5}", re.ASCII)
 _MAX_TIME_NS = 2**63 * 1_000_000_000
@@ -104,10 +111,13 @@ def line_of_entry(entry: Entry, snapshot: str) -> FileLine | FolderLine | Symlin
     )
 
 
-def entry_of_line(line: FileLine | FolderLine | SymlinkLine, path: bytes, snapshot: str) -> Entry:
+def entry_of_line(
+    line: FileLine | FolderLine | SymlinkLine, path: bytes, snapshot: str, *, revised: bool = False
+) -> Entry:
     """The entry that ``line`` of the manifest of ``snapshot`` describes; ``path`` is its unescaped path.
 
-    Raises :class:`FormatError`. The path itself is checked by the reader.
+    In a ``revised`` manifest contents may lie in later runs. Raises
+    :class:`FormatError`. The path itself is checked by the reader.
     """
     mode = _mode_value(line.mode)
     if not -_MAX_TIME_NS < line.mtime < _MAX_TIME_NS or not -_MAX_TIME_NS < line.ctime < _MAX_TIME_NS:
@@ -137,7 +147,7 @@ def entry_of_line(line: FileLine | FolderLine | SymlinkLine, path: bytes, snapsh
             hardlink=unescape_text(line.hardlink) if line.hardlink else "",
             sparse=line.sparse,
             xattrs=xattrs,
-            extent=_extent(line.extent, line.path, kind, snapshot),
+            extent=_extent(line.extent, line.path, kind, snapshot, revised),
         )
     target, hardlink = b"", ""
     if isinstance(line, SymlinkLine):
@@ -165,8 +175,30 @@ def entry_of_line(line: FileLine | FolderLine | SymlinkLine, path: bytes, snapsh
         target=target,
         hardlink=hardlink,
         xattrs=xattrs,
-        extent=None if line.extent is None else _extent(line.extent, line.path, kind, snapshot),
+        extent=None if line.extent is None else _extent(line.extent, line.path, kind, snapshot, revised),
     )
+
+
+def line_of_pack(pack: Pack, snapshot: str) -> PackLine:
+    """The line of ``pack`` in the manifest of ``snapshot``."""
+    return PackLine(
+        run="" if pack.run == snapshot else pack.run,
+        key=pack.key,
+        size=pack.size,
+        checksum=pack.checksum,
+        encrypted=pack.encrypted,
+        compression=pack.compression,
+    )
+
+
+def pack_of_line(line: PackLine, snapshot: str, *, revised: bool = False) -> Pack:
+    """The pack that ``line`` of the manifest of ``snapshot`` describes. Raises :class:`FormatError`."""
+    run = _run_of(line.run, snapshot, revised)
+    _checked_key(line.key)
+    if not line.key.startswith(PACKS):
+        raise FormatError(f"{line.key!r} cannot be the key of a pack")
+    _check_compression(line.compression)
+    return Pack(run, line.key, line.size, line.checksum, line.encrypted, line.compression)
 
 
 def escape_text(text: str) -> str:
@@ -193,30 +225,59 @@ def _extent_line(extent: Extent, text: str, kind: Kind, snapshot: str) -> Extent
         checksum=extent.checksum,
         part_size=extent.part_size,
         encrypted=extent.encrypted,
+        compression=extent.compression,
+        skip=extent.skip,
     )
 
 
-def _extent(line: ExtentLine, text: str, kind: Kind, snapshot: str) -> Extent:
-    run = snapshot
-    if line.run:
-        run = _checked_run(line.run)
-        if run > snapshot:
-            raise FormatError(f"the content is said to be of the later run {run}")
+def _extent(line: ExtentLine, text: str, kind: Kind, snapshot: str, revised: bool) -> Extent:
+    run = _run_of(line.run, snapshot, revised)
+    _check_compression(line.compression)
     key = line.key
     if key:
         _checked_key(key)
     else:
         key = plain_key(text, kind)
-    return Extent(run, key, line.length, line.offset, line.checksum, line.part_size, line.encrypted)
+    return Extent(
+        run,
+        key,
+        line.length,
+        line.offset,
+        line.checksum,
+        line.part_size,
+        line.encrypted,
+        line.compression,
+        line.skip,
+    )
 
 
 def _check_length(extent: ExtentLine, size: int) -> None:
-    """Format 1 stores a file's content whole: as it is, or as one sealed object."""
-    stored = sealed_size(size) if extent.encrypted else size
-    if extent.length != stored or (extent.encrypted and extent.offset):
+    """What is neither compressed nor hidden has the length that its content has, sealed or not."""
+    in_pack = extent.key.startswith(PACKS)
+    if in_pack or not extent.encrypted:
+        fits = bool(extent.compression) or (extent.length == size and not extent.skip)
+    else:
+        fits = not extent.offset and (
+            bool(extent.compression) or extent.length == sealed_size(extent.skip + size)
+        )
+    if not fits:
         raise FormatError(
             f"{extent.length} stored bytes from {extent.offset} cannot be a content of {size} bytes"
         )
+
+
+def _check_compression(compression: str) -> None:
+    if compression not in ("", ZSTD):
+        raise FormatError(f"the compression {compression!r} is not known; a newer asyncbackup is needed")
+
+
+def _run_of(run: str, snapshot: str, revised: bool) -> str:
+    """The run that a line names; the snapshot's own where it names none."""
+    if not run:
+        return snapshot
+    if _checked_run(run) > snapshot and not revised:
+        raise FormatError(f"something is said to be of the later run {run}")
+    return _checked_run(run)
 
 
 @lru_cache(maxsize=4096)

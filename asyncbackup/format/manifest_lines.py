@@ -36,7 +36,9 @@ class ManifestHeader(msgspec.Struct, frozen=True, kw_only=True, tag="manifest", 
     """The first line. ``source`` is the escaped absolute path that was backed up.
 
     ``base`` is the run whose snapshot the lines change (``None``: the lines
-    are all of the snapshot), ``depth`` the number of manifests below this one.
+    are all of the snapshot), ``depth`` bounds the number of manifests below this one.
+    ``revision`` counts how often a prune wrote the manifest anew.
+    ``plain`` vouches for manifests from before encryption: run → base64 SHA-256.
     ``requires`` names what a reader has to know beyond the format; there is
     nothing of that kind yet.
     """
@@ -51,6 +53,8 @@ class ManifestHeader(msgspec.Struct, frozen=True, kw_only=True, tag="manifest", 
     software: str = ""
     base: str | None = None
     depth: int = 0
+    revision: int = 0
+    plain: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     requires: tuple[str, ...] = ()
 
 
@@ -59,7 +63,7 @@ class ManifestTrailer(msgspec.Struct, frozen=True, kw_only=True):
 
     ``files``, ``folders``, ``symlinks`` and ``bytes`` (the files' sizes) are of
     the whole snapshot, ``entries`` and ``deleted`` count this manifest's lines,
-    ``failed`` the entries that the run could not save. ``failures`` names
+    ``packs`` too, ``failed`` the entries that the run could not save. ``failures`` names
     those; a reader keeps the first 10,000.
     """
 
@@ -70,6 +74,7 @@ class ManifestTrailer(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     entries: int = 0
     deleted: int = 0
+    packs: int = 0
     failed: int = 0
     failures: tuple[Failure, ...] = ()
 
@@ -82,6 +87,8 @@ class ExtentLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_o
     checksum: str = ""
     part_size: Count = 0
     encrypted: bool = False
+    compression: str = ""
+    skip: Count = 0
 
 
 class _Common(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag_field="type"):
@@ -121,6 +128,17 @@ class DeletedLine(msgspec.Struct, frozen=True, gc=False, tag="deleted", tag_fiel
     path: str
 
 
+class PackLine(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True, tag="pack", tag_field="type"
+):
+    run: str = ""
+    key: str
+    size: Count
+    checksum: str = ""
+    encrypted: bool = False
+    compression: str = ""
+
+
 class FailedLine(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="failed", tag_field="type"):
     path: str
     kind: Kind
@@ -131,6 +149,7 @@ class EndLine(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="end", ta
     finished: int
     entries: Count
     deleted: Count
+    packs: Count = 0
     failed: Count
     files: Count
     folders: Count
@@ -138,7 +157,7 @@ class EndLine(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="end", ta
     bytes: Count
 
 
-Line: TypeAlias = FileLine | FolderLine | SymlinkLine | DeletedLine | FailedLine | EndLine
+Line: TypeAlias = FileLine | FolderLine | SymlinkLine | DeletedLine | PackLine | FailedLine | EndLine
 
 
 def check_header(header: ManifestHeader) -> None:

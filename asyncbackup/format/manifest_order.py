@@ -11,12 +11,12 @@ from asyncbackup.model import Entry, Kind
 class Tally:
     """Order and counts of the lines so far, the same for the writer and the reader."""
 
-    __slots__ = ("_folder", "_name", "bytes", "deleted", "entries", "files", "folders", "symlinks")
+    __slots__ = ("_folder", "_name", "bytes", "deleted", "entries", "files", "folders", "packs", "symlinks")
 
     def __init__(self) -> None:
         self._folder = b""
         self._name: bytes | None = None
-        self.entries = self.deleted = self.files = self.folders = self.symlinks = self.bytes = 0
+        self.entries = self.deleted = self.packs = self.files = self.folders = self.symlinks = self.bytes = 0
 
     def advance(self, path: bytes) -> None:
         """Take the next path. Raises :class:`FormatError` for a bad one, or one out of order or repeated."""

@@ -10,7 +10,7 @@ import zstandard
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.escape import unescape
-from asyncbackup.format.manifest_entries import entry_of_line
+from asyncbackup.format.manifest_entries import entry_of_line, pack_of_line
 from asyncbackup.format.manifest_lines import (
     FORMAT,
     MAX_LINE_BYTES,
@@ -23,13 +23,15 @@ from asyncbackup.format.manifest_lines import (
     Line,
     ManifestHeader,
     ManifestTrailer,
+    PackLine,
     SymlinkLine,
     check_header,
 )
 from asyncbackup.format.manifest_order import Tally
-from asyncbackup.model import Entry, Failure
+from asyncbackup.model import Entry, Failure, Pack
 
-Item: TypeAlias = Entry | Deleted
+TreeItem: TypeAlias = Entry | Deleted
+Item: TypeAlias = TreeItem | Pack
 
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
 MAX_FAILURES_KEPT = 10_000
@@ -76,8 +78,9 @@ class ManifestReader:
         self._line = 0
         self._failures: list[Failure] = []
         self._failed = 0
+        self._last_pack = ("", "")
         self._closing = False
-        """The failures or the trailer have begun: no entry may follow."""
+        """The failures or the trailer have begun: no entry and no pack may follow."""
         self._end: EndLine | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Item]:
@@ -114,8 +117,8 @@ class ManifestReader:
         if not self._stream.eof or end is None or self._text:
             raise self._error(f"it ends early, after line {self._line}")
         tally = self._tally
-        counted = (tally.entries, tally.deleted, self._failed)
-        if counted != (end.entries, end.deleted, end.failed):
+        counted = (tally.entries, tally.deleted, tally.packs, self._failed)
+        if counted != (end.entries, end.deleted, end.packs, end.failed):
             raise self._error("its lines are not as many as its last line says")
         totals = (tally.files, tally.folders, tally.symlinks, tally.bytes)
         assert self.header is not None
@@ -129,6 +132,7 @@ class ManifestReader:
             bytes=end.bytes,
             entries=end.entries,
             deleted=end.deleted,
+            packs=end.packs,
             failed=end.failed,
             failures=tuple(self._failures),
         )
@@ -194,9 +198,11 @@ class ManifestReader:
                 if self._closing or not isinstance(line, FileLine | FolderLine | SymlinkLine):
                     self._take_other(line, items)
                     continue
+                if tally.packs:
+                    raise FormatError("an entry follows the packs")
                 path = unescape(line.path)
                 tally.advance(path)
-                entry = entry_of_line(line, path, header.snapshot)
+                entry = entry_of_line(line, path, header.snapshot, revised=header.revision > 0)
                 tally.count(entry)
                 items.append(entry)
         except ValueError as error:
@@ -219,14 +225,27 @@ class ManifestReader:
                 path = unescape(line.path)
                 self._failures.append(Failure(path=path, kind=line.kind, reason=line.reason))
         elif self._closing:
-            raise FormatError("an entry follows the failures")
+            raise FormatError("an entry or a pack follows the failures")
+        elif isinstance(line, PackLine):
+            items.append(self._pack(line))
         elif isinstance(line, DeletedLine):
             if self.header.base is None:
                 raise FormatError("a deleted entry in a manifest without a base")
+            if self._tally.packs:
+                raise FormatError("a deleted entry follows the packs")
             path = unescape(line.path)
             self._tally.advance(path)
             self._tally.deleted += 1
             items.append(Deleted(path))
+
+    def _pack(self, line: PackLine) -> Pack:
+        assert self.header is not None
+        pack = pack_of_line(line, self.header.snapshot, revised=self.header.revision > 0)
+        if (pack.run, pack.key) <= self._last_pack:
+            raise FormatError(f"the pack {pack.key!r} is repeated or out of order")
+        self._last_pack = (pack.run, pack.key)
+        self._tally.packs += 1
+        return pack
 
     def _blame(self, block: bytes) -> FormatError:
         """The error of the first line of ``block`` that is no line of a manifest."""

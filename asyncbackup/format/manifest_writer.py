@@ -11,7 +11,7 @@ import zstandard
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.escape import escape_path
-from asyncbackup.format.manifest_entries import line_of_entry
+from asyncbackup.format.manifest_entries import line_of_entry, line_of_pack
 from asyncbackup.format.manifest_lines import (
     FORMAT,
     MAX_LINE_BYTES,
@@ -27,7 +27,7 @@ from asyncbackup.format.manifest_lines import (
 from asyncbackup.format.manifest_order import Tally
 
 if TYPE_CHECKING:
-    from asyncbackup.model import Entry, Failure
+    from asyncbackup.model import Entry, Failure, Pack
 
 # Most of a manifest is digests, which do not compress: on real trees level 1 gives the smallest
 # output of all up to 12, besides being the fastest (tools/bench_format.py).
@@ -87,6 +87,16 @@ class ManifestWriter:
             ready.append(self._stream.compress(_checked_lines(lines)))
         return b"".join(ready)
 
+    def add_packs(self, packs: Iterable[Pack]) -> bytes:
+        """Append packs in the order of (run, key), after all entries and deleted paths."""
+        ready = [self._take_head()]
+        iterator = iter(packs)
+        while batch := list(islice(iterator, _ENTRIES_AT_ONCE)):
+            self._tally.packs += len(batch)
+            lines: list[Line] = [line_of_pack(pack, self.header.snapshot) for pack in batch]
+            ready.append(self._stream.compress(_checked_lines(lines)))
+        return b"".join(ready)
+
     def finish(self, trailer: ManifestTrailer) -> bytes:
         """End the manifest. Returns the last bytes.
 
@@ -95,7 +105,11 @@ class ManifestWriter:
         """
         tally = self._tally
         trailer = msgspec.structs.replace(
-            trailer, entries=tally.entries, deleted=tally.deleted, failed=len(trailer.failures)
+            trailer,
+            entries=tally.entries,
+            deleted=tally.deleted,
+            packs=tally.packs,
+            failed=len(trailer.failures),
         )
         if self.header.base is None:
             trailer = msgspec.structs.replace(
@@ -113,6 +127,7 @@ class ManifestWriter:
             finished=trailer.finished_ns,
             entries=trailer.entries,
             deleted=trailer.deleted,
+            packs=trailer.packs,
             failed=trailer.failed,
             files=trailer.files,
             folders=trailer.folders,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from itertools import islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
-from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError
+from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import MAGIC, Opener
-from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer
+from asyncbackup.format.keys import revision_of_snapshot_key, snapshot_key, snapshots_prefix
+from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer, TreeItem
+from asyncbackup.model import Pack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
     from types import TracebackType
 
     from asyncbackup.repository.open import Repository
@@ -31,19 +32,32 @@ class ManifestStream:
     manifest is read by ranges of 1 MiB, so that any number of streams can be
     read side by side whatever the concurrency.
 
+    Without a ``revision`` it is the first one that is read, or the newest where a prune has
+    replaced that. ``on_packs`` is given the packs, which stand at the manifest's end.
+
     Entering raises ``ObjectMissingError`` for a snapshot that does not exist,
     ``FormatError`` for a damaged one, or one that stands at another's key,
     ``AuthenticationError`` for one that was tampered with, and
     ``KeyUnlockError`` for an encrypted one of a section that is not.
     """
 
-    def __init__(self, repository: Repository, run: str, *, in_windows: bool = False) -> None:
-        self.key = snapshot_key(repository.section, run)
+    def __init__(
+        self,
+        repository: Repository,
+        run: str,
+        *,
+        revision: int | None = None,
+        in_windows: bool = False,
+        on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None,
+    ) -> None:
+        self.key = snapshot_key(repository.section, run, revision or 0)
         self.trailer: ManifestTrailer | None = None
         """Set once all items were taken."""
         self._repository = repository
         self._run = run
+        self._revision = revision
         self._in_windows = in_windows
+        self._on_packs = on_packs
         self._reader = ManifestReader(name=self.key)
         self._batches = self._read()
         self._first: list[Item] | None = None
@@ -58,7 +72,12 @@ class ManifestStream:
     async def __aenter__(self) -> Self:
         try:
             # The first items, or a clean end without any, come after the header.
-            self._first = await anext(self._batches, None)
+            try:
+                self._first = await anext(self._batches, None)
+            except ObjectMissingError:
+                if self._revision is not None or not await self._find_revision():
+                    raise
+                self._first = await anext(self._batches, None)
             self._check_header()
         except BaseException:
             await self._batches.aclose()
@@ -70,17 +89,44 @@ class ManifestStream:
     ) -> None:
         await self._batches.aclose()
 
-    async def items(self) -> AsyncGenerator[list[Item], None]:
-        """The items in their order, in batches of a few thousand at most. Once only.
+    async def items(self) -> AsyncGenerator[list[TreeItem], None]:
+        """The entries and deleted paths in their order, in batches of a few thousand at most. Once only.
 
         That they were all is known when the iteration has ended without an error.
         """
         first, self._first = self._first, None
-        if first:
-            yield first
+        if first and (items := await self._without_packs(first)):
+            yield items
         async with aclosing(self._batches) as batches:
             async for batch in batches:
-                yield batch
+                if items := await self._without_packs(batch):
+                    yield items
+
+    async def _without_packs(self, batch: list[Item]) -> list[TreeItem]:
+        if not isinstance(batch[-1], Pack):
+            # Packs stand behind everything else.
+            return cast("list[TreeItem]", batch)
+        packs = [item for item in batch if isinstance(item, Pack)]
+        if self._on_packs is not None:
+            await self._on_packs(packs)
+        return [item for item in batch if not isinstance(item, Pack)]
+
+    async def _find_revision(self) -> bool:
+        """Turn to the newest revision of a manifest whose first one is gone; whether there is any."""
+        repository = self._repository
+        newest = 0
+        async for page in repository.store.list(f"{snapshots_prefix(repository.section)}{self._run}."):
+            for info in page:
+                found = revision_of_snapshot_key(repository.section, info.key)
+                if found is not None and found[0] == self._run:
+                    newest = max(newest, found[1])
+        if not newest:
+            return False
+        self._revision = newest
+        self.key = snapshot_key(repository.section, self._run, newest)
+        self._reader = ManifestReader(name=self.key)
+        self._batches = self._read()
+        return True
 
     async def _read(self) -> AsyncGenerator[list[Item], None]:
         reader, run_in_thread = self._reader, self._repository.threads.run
@@ -114,6 +160,7 @@ class ManifestStream:
             ("snapshot", header.snapshot, self._run),
             ("section", header.section, repository.section),
             ("repository", header.repository, repository.repository_id),
+            ("revision", header.revision, self._revision or 0),
         ):
             if found != wanted:
                 raise FormatError(

@@ -9,49 +9,60 @@ from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING
 
 from asyncbackup.errors import FormatError
-from asyncbackup.format.manifest import Deleted, Item, ManifestHeader, ManifestTrailer
+from asyncbackup.format.manifest import Deleted, ManifestHeader, ManifestTrailer, TreeItem
 from asyncbackup.format.manifest_order import Tally
 from asyncbackup.repository.manifest_stream import ManifestStream
 from asyncbackup.repository.manifest_upload import ManifestReceipt, ManifestUpload
 from asyncbackup.repository.overlay import overlay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from asyncbackup.model import Entry
+    from asyncbackup.model import Entry, Pack
     from asyncbackup.repository.open import Repository
 
 __all__ = ["ManifestReceipt", "ManifestUpload", "read_header", "read_manifest", "read_trailer"]
 
 
-async def read_manifest(repository: Repository, run: str) -> AsyncGenerator[list[Entry], None]:
+async def read_manifest(
+    repository: Repository, run: str, *, on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None
+) -> AsyncGenerator[list[Entry], None]:
     """Every entry of a snapshot in the order of (folder, name), in batches of some thousand at most.
 
     A snapshot that is a difference is laid over the ones it rests on, all of
     them read at the same time, so memory stays the same whatever their sizes.
     That the entries were all is known when the iteration ended without an
     error; close the iterator (``contextlib.aclosing``) when leaving it early.
+    ``on_packs`` is given the packs that its manifests describe; some may come
+    twice, and some may hold nothing of this snapshot.
 
     Raises as :class:`~asyncbackup.repository.manifest_stream.ManifestStream` does.
     """
-    async with ManifestStream(repository, run) as stream:
+    async with ManifestStream(repository, run, on_packs=on_packs) as stream:
         if stream.header.base is None:
             async with aclosing(_entries(stream)) as entries:
                 async for batch in entries:
                     yield batch
             return
-    async with aclosing(_read_chain(repository, run)) as entries:
+    async with aclosing(_read_chain(repository, run, on_packs)) as entries:
         async for batch in entries:
             yield batch
 
 
-async def _read_chain(repository: Repository, run: str) -> AsyncGenerator[list[Entry], None]:
+async def _read_chain(
+    repository: Repository, run: str, on_packs: Callable[[list[Pack]], Awaitable[None]] | None
+) -> AsyncGenerator[list[Entry], None]:
     async with AsyncExitStack() as stack:
-        chain = [await stack.enter_async_context(ManifestStream(repository, run, in_windows=True))]
+
+        async def opened(run: str) -> ManifestStream:
+            stream = ManifestStream(repository, run, in_windows=True, on_packs=on_packs)
+            return await stack.enter_async_context(stream)
+
+        chain = [await opened(run)]
         while (base := chain[-1].header.base) is not None:
             above = chain[-1]
-            below = await stack.enter_async_context(ManifestStream(repository, base, in_windows=True))
-            if below.header.depth != above.header.depth - 1:
+            below = await opened(base)
+            if below.header.depth >= above.header.depth:
                 raise FormatError(
                     f"{above.key}: depth {above.header.depth} does not fit its base {base}, "
                     f"which has depth {below.header.depth}"
@@ -95,7 +106,7 @@ async def _entries(stream: ManifestStream) -> AsyncGenerator[list[Entry], None]:
             yield _only_entries(batch, stream.key)
 
 
-def _only_entries(batch: list[Item], key: str) -> list[Entry]:
+def _only_entries(batch: list[TreeItem], key: str) -> list[Entry]:
     entries = [item for item in batch if not isinstance(item, Deleted)]
     if len(entries) != len(batch):
         raise FormatError(f"{key}: it deletes entries of a base that it does not have")

@@ -10,13 +10,13 @@ from asyncbackup.model import Entry, split_path
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from asyncbackup.format.manifest import Item
+    from asyncbackup.format.manifest import TreeItem
 
 BATCH_ENTRIES = 4096
 
 
 async def overlay(
-    older: AsyncIterator[list[Entry]], newer: AsyncIterator[list[Item]]
+    older: AsyncIterator[list[Entry]], newer: AsyncIterator[list[TreeItem]]
 ) -> AsyncGenerator[list[Entry], None]:
     """The entries of ``older`` with those of ``newer`` in their place, added, or (``Deleted``) left out.
 
@@ -68,12 +68,12 @@ class _Cursor:
 
     __slots__ = ("_batch", "_batches", "_place")
 
-    def __init__(self, batches: AsyncIterator[list[Item]]) -> None:
+    def __init__(self, batches: AsyncIterator[list[TreeItem]]) -> None:
         self._batches = batches
-        self._batch: list[Item] = []
+        self._batch: list[TreeItem] = []
         self._place = 0
 
-    async def peek(self) -> Item | None:
+    async def peek(self) -> TreeItem | None:
         """The next item, still to be passed by :meth:`advance`; ``None`` at the end."""
         while self._place == len(self._batch):
             try:

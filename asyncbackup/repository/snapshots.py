@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.errors import ConfigError
-from asyncbackup.format.keys import run_of_snapshot_key, snapshots_prefix
-from asyncbackup.format.runid import run_time_ns
+from asyncbackup.format.keys import forgotten_prefix, revision_of_snapshot_key, snapshots_prefix
+from asyncbackup.format.runid import is_run_id, run_time_ns
 from asyncbackup.model import RunId
 from asyncbackup.repository.times import parse_time
 
@@ -26,36 +26,55 @@ _NAMED_IN_ERRORS = 10
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One snapshot as the listing shows it. ``size`` is that of its manifest, as stored;
-    ``started_ns`` the start of its run, to the second."""
+    ``started_ns`` the start of its run, to the second. ``revision`` is the newest there is."""
 
     id: RunId
     key: str
     size: int
     started_ns: int
     modified_ns: int = 0
+    revision: int = 0
 
 
 async def list_snapshots(repository: Repository) -> list[SnapshotInfo]:
-    """Every snapshot of the section, oldest first. One listing, no manifest is read.
+    """Every snapshot of the section that is not forgotten, oldest first. Two listings, no manifest is read.
 
-    Keys below the prefix that name no snapshot are passed over.
+    Keys below the prefixes that name no snapshot are passed over.
     """
-    found: list[SnapshotInfo] = []
+    manifests = await list_manifests(repository)
+    forgotten = await list_forgotten(repository) if manifests else frozenset()
+    return [manifest for manifest in manifests if manifest.id not in forgotten]
+
+
+async def list_manifests(repository: Repository) -> list[SnapshotInfo]:
+    """The newest revision of every manifest, those of forgotten snapshots too, oldest snapshot first."""
+    found: dict[RunId, SnapshotInfo] = {}
     async for page in repository.store.list(snapshots_prefix(repository.section)):
         for info in page:
-            run = run_of_snapshot_key(repository.section, info.key)
-            if run is not None:
-                found.append(
-                    SnapshotInfo(
-                        id=run,
-                        key=info.key,
-                        size=info.size,
-                        started_ns=run_time_ns(run),
-                        modified_ns=info.modified_ns,
-                    )
+            named = revision_of_snapshot_key(repository.section, info.key)
+            if named is None:
+                continue
+            run, revision = named
+            if run not in found or found[run].revision < revision:
+                found[run] = SnapshotInfo(
+                    id=run,
+                    key=info.key,
+                    size=info.size,
+                    started_ns=run_time_ns(run),
+                    modified_ns=info.modified_ns,
+                    revision=revision,
                 )
-    found.sort(key=lambda snapshot: snapshot.id)
-    return found
+    return [found[run] for run in sorted(found)]
+
+
+async def list_forgotten(repository: Repository) -> frozenset[RunId]:
+    """The snapshots that are forgotten, whether or not their manifests are still there."""
+    prefix = forgotten_prefix(repository.section)
+    found: set[RunId] = set()
+    async for page in repository.store.list(prefix):
+        names = (info.key.removeprefix(prefix) for info in page)
+        found.update(RunId(name) for name in names if is_run_id(name))
+    return frozenset(found)
 
 
 async def resolve_snapshot(

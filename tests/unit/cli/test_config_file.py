@@ -150,10 +150,10 @@ MISTAKES: list[tuple[str, int, str, list[str]]] = [
     (HOME + 'exclude = "*.tmp"\n', 4, "sections.home.exclude", ['["*.tmp"]']),
     (HOME + 'exclude = [\n  "a",\n  3,\n]\n', 6, "sections.home.exclude[1]", ["3 (a whole number)"]),
     (HOME + 'exclude = ["a", "!"]\n', 4, "sections.home.exclude[1]", ["no gitignore pattern"]),
-    (HOME + 'layout = "packed"\n', 4, "sections.home.layout", ["not available in this version"]),
     (HOME + 'layout = "miror"\n', 4, "sections.home.layout", ["did you mean 'mirror'?"]),
-    (HOME + 'compression = "zstd:9"\n', 4, "sections.home.compression", ["not available in this version"]),
-    (HOME + 'compression = "gzip"\n', 4, "sections.home.compression", ['accepted is "none"']),
+    (HOME + 'pack_below = "1 GiB"\n', 4, "sections.home.pack_below", ["sizes from", "8.00 MiB"]),
+    (HOME + 'compression = "zstd:20"\n', 4, "sections.home.compression", ['"zstd:1" to "zstd:19"']),
+    (HOME + 'compression = "gzip"\n', 4, "sections.home.compression", ['accepted are "none", "zstd"']),
     (HOME + 'storage_class = "standard_ia"\n', 4, "sections.home.storage_class", ["mean 'STANDARD_IA'?"]),
     (HOME + "one_file_system = 1\n", 4, "sections.home.one_file_system", ["true or false"]),
     (
@@ -187,10 +187,10 @@ MISTAKES: list[tuple[str, int, str, list[str]]] = [
         ["add enabled = true"],
     ),
     (
-        HOME + '[sections.home.encryption]\nenabled = true\nencrypt_names = true\nkey_file = "/k"\n',
+        HOME + '[sections.home.encryption]\nenabled = false\nencrypt_names = true\nkey_file = "/k"\n',
         6,
         "sections.home.encryption.encrypt_names",
-        ["not available in this version"],
+        ["add enabled = true"],
     ),
     (
         HOME + '[sections.home.encryption]\nenabled = false\npassphrase = "canary"\n',

@@ -80,9 +80,9 @@ def test_entry_fields() -> None:
 
 
 def test_example_lines_are_read() -> None:
-    text = section("Deleted, failed, end")
+    text = section("Deleted, packs, failed, end")
     examples = re.findall(r"^    (\{.*?\})$", text, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     decoded = [msgspec.json.decode(example.encode(), type=Line) for example in examples]
     assert isinstance(decoded[-1], EndLine)
     (example,) = re.findall(r"^    (\{.*?\})$", section("Header"), re.MULTILINE | re.DOTALL)
@@ -100,7 +100,7 @@ def test_example_lines_are_read() -> None:
             [f"{metadata.MAX_METADATA_BYTES:,} bytes", "1,620", f"{metadata.MAX_PATH_VALUE_BYTES:,}"],
         ),
         ("Manifests", [f"{manifest.MAX_LINE_BYTES:,}", f"{MAX_WINDOW_BYTES >> 20} MiB"]),
-        ("Header", [f"from 1 to {manifest.MAX_DEPTH}"]),
+        ("Header", [f"at most {manifest.MAX_DEPTH}"]),
         ("Descriptor", [f"{descriptor.MAX_DESCRIPTOR_BYTES:,}", f"at most {descriptor.MAX_SLOTS}"]),
         (
             "Key slots",

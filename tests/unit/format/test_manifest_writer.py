@@ -46,6 +46,7 @@ def test_lines() -> None:
         "finished": 9,
         "entries": 6,
         "deleted": 0,
+        "packs": 0,
         "failed": 0,
         "files": 3,
         "folders": 2,

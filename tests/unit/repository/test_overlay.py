@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbackup.format.manifest import Deleted, Item
+from asyncbackup.format.manifest import Deleted, TreeItem
 from asyncbackup.model import Entry, Kind, split_path
 from asyncbackup.repository.overlay import BATCH_ENTRIES, overlay
 
@@ -32,7 +32,7 @@ async def batches(items: Sequence[T], sizes: Sequence[int]) -> AsyncIterator[lis
     yield list(items[start:])
 
 
-async def merged(older: AsyncIterator[list[Entry]], newer: AsyncIterator[list[Item]]) -> list[Entry]:
+async def merged(older: AsyncIterator[list[Entry]], newer: AsyncIterator[list[TreeItem]]) -> list[Entry]:
     async with aclosing(overlay(older, newer)) as stream:
         return [item async for batch in stream for item in batch]
 
@@ -47,7 +47,7 @@ async def test_it_gives_what_a_dictionary_would(
     older: set[bytes], changed: dict[bytes, bool], older_sizes: list[int], newer_sizes: list[int]
 ) -> None:
     wanted = {path: entry(path, 1) for path in older}
-    changes: list[Item] = []
+    changes: list[TreeItem] = []
     for path in sorted(changed, key=split_path):
         if changed[path]:
             changes.append(entry(path, 2))
@@ -61,7 +61,7 @@ async def test_it_gives_what_a_dictionary_would(
 
 
 async def test_batches_stay_small_however_much_is_added() -> None:
-    added: list[Item] = [entry(b"%06d" % number, 2) for number in range(3 * BATCH_ENTRIES)]
+    added: list[TreeItem] = [entry(b"%06d" % number, 2) for number in range(3 * BATCH_ENTRIES)]
     base = [entry(b"~", 1)]
     async with aclosing(overlay(batches(base, []), batches(added, []))) as stream:
         sizes = [len(batch) async for batch in stream]
