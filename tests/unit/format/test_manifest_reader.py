@@ -10,6 +10,7 @@ import zstandard
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.manifest import MAX_LINE_BYTES, Item, ManifestReader, ManifestTrailer
+from asyncbackup.model import Entry
 from tests.unit.format.manifests import (
     EARLIER,
     RUN,
