@@ -25,6 +25,7 @@ from asyncbackup.errors import (
     CatalogError,
     Interrupted,
     ObjectMissingError,
+    SectionBusyError,
     SourceGuardError,
 )
 from asyncbackup.excludes import compile_excludes
@@ -33,7 +34,7 @@ from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.escape import escape_path
-from asyncbackup.format.keys import snapshot_key
+from asyncbackup.format.keys import run_mark_key, snapshot_key
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
@@ -46,7 +47,9 @@ from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.repository.manifest_upload import ManifestUpload
+from asyncbackup.repository.marks import announce_run, known_prunes, look_again, withdraw
 from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.snapshots import newest_revision
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
@@ -141,14 +144,15 @@ class _Run:
             expected_repository=catalog.identity.repository,
             on_retry=self._on_retry,
         ) as repository:
-            await _check_last_snapshot(repository, catalog)
             started_ns = time.time_ns()
             last = await catalog.runs.last()
             run = new_run_id(started_ns, after=last.run if last else None)
-            resumable: dict[bytes, ResumableUpload] = {}
-            if await catalog.runs.ended_unclean() or await catalog.uploads.all():
-                resumable = await take_up_uploads(repository, catalog)
+            ended_unclean = await catalog.runs.ended_unclean()
             await catalog.runs.begin(run, started_ns=started_ns)
+            await self._announce(repository, run, started_ns)
+            resumable: dict[bytes, ResumableUpload] = {}
+            if ended_unclean or await catalog.uploads.all():
+                resumable = await take_up_uploads(repository, catalog)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
             recorder = Recorder(catalog.entries, self._counters)
@@ -170,6 +174,12 @@ class _Run:
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
             await abort_unused(repository, catalog)
+            await look_again(
+                repository,
+                known=await known_prunes(catalog),
+                started_ns=started_ns,
+                now_ns=time.time_ns(),
+            )
             await self._write_manifest(repository, run, started_ns, recorder.failures)
             await catalog.entries.commit_pending()
             summary = self._summary(
@@ -184,6 +194,27 @@ class _Run:
             await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=True, summary=kept)
             await catalog.write_meta(DESCRIPTOR, repository.descriptor_bytes)
             return summary
+
+    async def _announce(self, repository: Repository, run: RunId, started_ns: int) -> None:
+        """Say that the run begins, and make sure that what the catalog relies on is still there."""
+        catalog = self._catalog
+        try:
+            await announce_run(
+                repository,
+                run,
+                known=await known_prunes(catalog),
+                started_ns=started_ns,
+                hide_host=self._section.encryption.hide_names,
+            )
+            try:
+                await _check_last_snapshot(repository, catalog)
+            except CatalogError:
+                await withdraw(repository, run_mark_key(repository.section, run))
+                raise
+        except (CatalogError, SectionBusyError):
+            # Nothing was begun, so nothing has to be looked for.
+            await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)
+            raise
 
     async def rehearse(self) -> RunSummary:
         """The dry run: walk and compare, send nothing, keep nothing."""
@@ -378,13 +409,19 @@ async def _guard_against_empty(section: SectionSettings, catalog: Catalog) -> No
 
 
 async def _check_last_snapshot(repository: Repository, catalog: Catalog) -> None:
-    """The only request of a run that is no upload: is what the catalog relies on still there?"""
+    """Is the manifest of the last snapshot still there, in whichever revision?
+
+    That the snapshot was forgotten does not matter: every prune is known by
+    now, and what the catalog refers to outlives those of this machine.
+    """
     last = await catalog.runs.last_snapshot()
     if last is None:
         return
     try:
         await repository.store.head(snapshot_key(repository.section, last))
     except ObjectMissingError as error:
+        if await newest_revision(repository, last):
+            return
         raise CatalogError(
             f"the database relies on snapshot {last}, which the destination has not: it is older than a "
             "deletion there. Move the database away and rebuild it with 'asyncbackup syncdb_remote'"

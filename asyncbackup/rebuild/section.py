@@ -29,6 +29,12 @@ from asyncbackup.rebuild.summary import (
     Unrecovered,
 )
 from asyncbackup.repository.manifests import ManifestUpload, read_manifest
+from asyncbackup.repository.marks import (
+    KNOWN_PRUNES,
+    account_for_prunes,
+    announce_run,
+    encode_known,
+)
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
 
@@ -105,11 +111,14 @@ class _Rebuild:
         self._failures: list[Failure] = []
         self._notes: list[str] = []
         self._tally = Tally()
+        self._prunes: frozenset[str] = frozenset()
         self._began = time.monotonic()
 
     async def run(
         self, repository: Repository, existing: Catalog | None, *, from_objects: bool
     ) -> RebuildSummary:
+        # Asked for before anything is read: a later prune is none that the database accounts for.
+        self._prunes = await account_for_prunes(repository, existing)
         snapshots = await list_snapshots(repository)
         source = "manifests"
         if from_objects or (not snapshots and await self._has_objects(repository)):
@@ -189,6 +198,14 @@ class _Rebuild:
             )
         started_ns = time.time_ns()
         run = new_run_id(started_ns, after=RunId(newest))
+        # A prune that began since the objects were listed may have taken some of them.
+        await announce_run(
+            repository,
+            run,
+            known=self._prunes,
+            started_ns=started_ns,
+            hide_host=self._section.encryption.hide_names,
+        )
         header = ManifestHeader(
             snapshot=run,
             section=repository.section,
@@ -231,7 +248,11 @@ class _Rebuild:
         runs[-1] = RunRecord(
             run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True
         )
-        meta = {DESCRIPTOR: repository.descriptor_bytes, "identity": msgspec.json.encode(identity)}
+        meta = {
+            DESCRIPTOR: repository.descriptor_bytes,
+            "identity": msgspec.json.encode(identity),
+            KNOWN_PRUNES: encode_known(self._prunes),
+        }
         async with aclosing(self._counted(batches)) as counted:
             if existing is not None:
                 await replace_contents(existing, counted, runs=runs, meta=meta)

@@ -67,6 +67,17 @@ async def list_manifests(repository: Repository) -> list[SnapshotInfo]:
     return [found[run] for run in sorted(found)]
 
 
+async def newest_revision(repository: Repository, run: str) -> int:
+    """The newest revision of one manifest that a prune wrote anew; 0 where there is none."""
+    newest = 0
+    async for page in repository.store.list(f"{snapshots_prefix(repository.section)}{run}."):
+        for info in page:
+            found = revision_of_snapshot_key(repository.section, info.key)
+            if found is not None and found[0] == run:
+                newest = max(newest, found[1])
+    return newest
+
+
 async def list_forgotten(repository: Repository) -> frozenset[RunId]:
     """The snapshots that are forgotten, whether or not their manifests are still there."""
     prefix = forgotten_prefix(repository.section)
