@@ -188,7 +188,9 @@ async def look_again(repository: Repository, *, known: frozenset[str], started_n
         await check_for_prunes(repository, known=known)
 
 
-async def check_for_prunes(repository: Repository, *, known: frozenset[str]) -> None:
+async def check_for_prunes(
+    repository: Repository, *, known: frozenset[str], min_age_ns: int = MIN_AGE_NS
+) -> None:
     """Raises ``CatalogBehindError`` or ``SectionBusyError`` if there is a prune that is not ``known``.
 
     Where the credentials may not list, nothing is checked, and that is said.
@@ -198,7 +200,7 @@ async def check_for_prunes(repository: Repository, *, known: frozenset[str]) -> 
     except (AccessDeniedError, UnsupportedError) as error:
         log.info("whether there was a prune elsewhere is not checked: %s", error)
         return
-    check_none_under_way(repository, prunes, known=known, now_ns=time.time_ns())
+    check_none_under_way(repository, prunes, known=known, now_ns=time.time_ns(), min_age_ns=min_age_ns)
     if unknown := sorted(prunes.keys() - known):
         raise CatalogBehindError(
             f"prune {unknown[-1]} on another machine may have deleted objects that the database of section "

@@ -1,0 +1,344 @@
+"""Pruning a section: deletes what no kept snapshot needs, in the order of docs/format.md.
+
+A kill at any point leaves every kept snapshot whole, and the next prune does the rest.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup import __version__
+from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.needed import NeededObjects
+from asyncbackup.catalog.pruning import drop_unneeded
+from asyncbackup.errors import (
+    AccessDeniedError,
+    FormatError,
+    Interrupted,
+    SectionBusyError,
+    StoreError,
+)
+from asyncbackup.flow.stop import StopRequest
+from asyncbackup.format.keys import (
+    forgotten_key,
+    prune_done_key,
+    prune_mark_key,
+    run_mark_key,
+    run_prefix,
+)
+from asyncbackup.format.runid import new_run_id
+from asyncbackup.prune.needs import Needs
+from asyncbackup.prune.summary import PruneCounters, PruneSummary
+from asyncbackup.repository.marks import (
+    HOUR_NS,
+    KNOWN_PRUNES,
+    MIN_AGE_NS,
+    Listed,
+    PruneMark,
+    check_for_prunes,
+    check_none_under_way,
+    encode_known,
+    known_prunes,
+    list_prunes,
+    list_run_marks,
+    prune_keys,
+    put_mark,
+    withdraw,
+)
+from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.parallel import in_parallel
+from asyncbackup.repository.snapshots import SnapshotInfo, list_forgotten, list_manifest_revisions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from asyncbackup.config import SectionSettings, Settings
+    from asyncbackup.model import RunId
+
+LONGEST_NS = MIN_AGE_NS - HOUR_NS
+"""A prune that takes longer gives up, before others take it for dead and go on beside it."""
+DELETE_AT_ONCE = 1000
+"""Keys of one request; S3 takes no more."""
+DELETING = 4
+"""Such requests under way at once."""
+
+
+async def prune_section(
+    settings: Settings,
+    section: SectionSettings,
+    *,
+    dry_run: bool = False,
+    min_age_ns: int = MIN_AGE_NS,
+    counters: PruneCounters | None = None,
+    stop: StopRequest | None = None,
+    on_retry: Callable[[str], None] | None = None,
+) -> PruneSummary:
+    """Delete what no snapshot of the section needs that is not forgotten.
+
+    Runs and prunes of other machines that did not say that they ended count as
+    under way until they are ``min_age_ns`` old; beside one, nothing is deleted
+    and ``SectionBusyError`` is raised. ``dry_run`` writes nothing.
+
+    The section's database is used and brought up to date if this machine has
+    one. Raises ``CatalogBehindError`` if that does not account for an earlier
+    prune, ``AccessDeniedError`` where the credentials may not delete,
+    ``FormatError`` if the manifest of a kept snapshot is missing or damaged
+    (then nothing was deleted), ``CatalogError``, ``StoreError``, and
+    ``Interrupted`` after a requested stop.
+    """
+    async with AsyncExitStack() as stack:
+        catalog = None
+        path = settings.database_path(section.name)
+        if path.exists():
+            catalog = await stack.enter_async_context(
+                Catalog.open(path, section=section.name, destination=section.destination)
+            )
+        repository = await stack.enter_async_context(
+            open_repository(
+                settings,
+                section,
+                expected_repository=catalog.identity.repository if catalog else None,
+                on_retry=on_retry,
+            )
+        )
+        needed = await stack.enter_async_context(NeededObjects.open(settings.state_dir))
+        prune = _Prune(
+            repository,
+            catalog,
+            needed,
+            min_age_ns=min_age_ns,
+            hide_host=section.encryption.hide_names,
+            counters=counters or PruneCounters(),
+            stop=stop or StopRequest(),
+        )
+        return await (prune.rehearse() if dry_run else prune.run())
+
+
+class _Doomed(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to go besides objects below ``data/``, and the sums of all."""
+
+    superseded: tuple[SnapshotInfo, ...]
+    """Revisions of manifests that have newer ones."""
+    manifests: tuple[SnapshotInfo, ...]
+    """Of forgotten snapshots on which nothing rests."""
+    marks: tuple[str, ...]
+    kept: int
+    objects: int
+    bytes: int
+
+
+class _Prune:
+    """The state of one prune. The public way in is :func:`prune_section`."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        catalog: Catalog | None,
+        needed: NeededObjects,
+        *,
+        min_age_ns: int,
+        hide_host: bool,
+        counters: PruneCounters,
+        stop: StopRequest,
+    ) -> None:
+        self._repository = repository
+        self._section = repository.section
+        self._store = repository.store
+        self._catalog = catalog
+        self._needed = needed
+        self._min_age_ns = min_age_ns
+        self._hide_host = hide_host
+        self._counters = counters
+        self._stop = stop
+        self._own_runs: frozenset[str] = frozenset()
+        self._began = time.monotonic()
+        self._started_ns = time.time_ns()
+
+    async def rehearse(self) -> PruneSummary:
+        """Find out what a prune would do; write nothing."""
+        prunes = await self._look_for_prunes(await self._known())
+        await self._check_runs(now_ns=self._started_ns)
+        doomed = await self._find_doomed(prunes)
+        return self._summary("", doomed, dry_run=True)
+
+    async def run(self) -> PruneSummary:
+        known = await self._known()
+        earlier = await self._look_for_prunes(known)
+        manifests = await list_manifest_revisions(self._repository)
+        prune = new_run_id(
+            self._started_ns, after=max([*earlier, *(info.id for info in manifests)], default=None)
+        )
+        await self._check_that_deleting_is_allowed(prune)
+        if self._catalog is not None:
+            # It accounts for this prune from its first to its last moment.
+            note = encode_known((known & earlier.keys()) | {prune})
+            await self._catalog.write_meta(KNOWN_PRUNES, note)
+        await put_mark(self._repository, prune_mark_key(self._section, prune), self._mark(prune))
+        deleting = False
+        try:
+            now_ns = await self._check_prunes(prune, known)
+            await self._check_runs(now_ns=now_ns)
+            doomed = await self._find_doomed(earlier)
+            if not doomed.objects and all(each.done for each in earlier.values()):
+                # Nobody has to read anything anew because of a prune that did nothing.
+                await self._delete(doomed.marks)
+                await withdraw(self._repository, prune_mark_key(self._section, prune))
+                return self._summary("", doomed)
+            if self._catalog is not None:
+                await drop_unneeded(
+                    self._catalog, self._needed, removed=[info.id for info in doomed.manifests]
+                )
+            await self._check_runs(now_ns=now_ns)
+            self._go_on()
+            deleting = True
+            await self._delete([info.key for info in doomed.superseded])
+            await self._delete_objects()
+            await self._delete([info.key for info in doomed.manifests])
+            await self._delete(doomed.marks)
+        except BaseException:
+            if not deleting:
+                await withdraw(self._repository, prune_mark_key(self._section, prune))
+            raise
+        await put_mark(self._repository, prune_done_key(self._section, prune), self._mark(prune))
+        await self._delete([key for each in earlier for key in prune_keys(self._section, each)])
+        return self._summary(prune, doomed)
+
+    async def _known(self) -> frozenset[str]:
+        if self._catalog is None:
+            return frozenset()
+        self._own_runs = frozenset(record.run for record in await self._catalog.runs.all())
+        return await known_prunes(self._catalog)
+
+    async def _look_for_prunes(self, known: frozenset[str]) -> dict[RunId, Listed]:
+        """Those that left marks. Raises ``SectionBusyError`` and ``CatalogBehindError``."""
+        if self._catalog is not None and self._own_runs:
+            await check_for_prunes(self._repository, known=known, min_age_ns=self._min_age_ns)
+        prunes = await list_prunes(self._repository)
+        check_none_under_way(
+            self._repository, prunes, known=known, now_ns=self._started_ns, min_age_ns=self._min_age_ns
+        )
+        return prunes
+
+    async def _check_that_deleting_is_allowed(self, prune: RunId) -> None:
+        """Raises before anything is written: a mark that cannot be taken back stops the runs of others."""
+        try:
+            await self._store.delete([prune_done_key(self._section, prune)])
+        except AccessDeniedError as error:
+            raise AccessDeniedError(
+                error.operation,
+                error.key,
+                f"{error.reason}; prune needs credentials that may delete (s3:DeleteObject). "
+                "Nothing was deleted",
+                code=error.code,
+            ) from error
+
+    async def _check_prunes(self, prune: RunId, known: frozenset[str]) -> int:
+        """Is another prune at work? Gives the time by the store's clock, if that is behind this machine's."""
+        prunes = await list_prunes(self._repository)
+        others = {run: each for run, each in prunes.items() if run != prune}
+        own = prunes.get(prune)
+        now_ns = min(time.time_ns(), own.modified_ns) if own and own.modified_ns else time.time_ns()
+        check_none_under_way(
+            self._repository, others, known=known, now_ns=now_ns, min_age_ns=self._min_age_ns
+        )
+        return now_ns
+
+    async def _check_runs(self, *, now_ns: int) -> None:
+        """Raises ``SectionBusyError`` if a run of another machine is under way."""
+        marks = await list_run_marks(self._repository)
+        unfinished = marks.keys() - self._own_runs
+        if unfinished:
+            unfinished -= {info.id for info in await list_manifest_revisions(self._repository)}
+        if unfinished:
+            unfinished -= await list_forgotten(self._repository)
+        for run in sorted(unfinished):
+            if not marks[run].is_stale(now_ns=now_ns, min_age_ns=self._min_age_ns):
+                raise SectionBusyError(
+                    f"run {run} of section {self._section!r} is under way on another machine, or ended there "
+                    f"without a snapshot; nothing was deleted. {self._min_age_ns // HOUR_NS} hours after its "
+                    "begin it counts as dead; --min-age changes that"
+                )
+
+    async def _find_doomed(self, prunes: Mapping[RunId, Listed]) -> _Doomed:
+        """Steps 2 and 4 as far as they only look."""
+        revisions = await list_manifest_revisions(self._repository)
+        current = {info.id: info for info in revisions}
+        forgotten = await list_forgotten(self._repository)
+        kept = current.keys() - forgotten
+        needs = Needs(self._repository, self._needed, self._counters, self._go_on)
+        try:
+            forest = await needs.of_snapshots(current, kept)
+        except FormatError as error:
+            raise FormatError(f"{error}; nothing was deleted") from error
+        if self._catalog is not None:
+            await needs.of_catalog(self._catalog)
+        await needs.sort_out_objects()
+        superseded = tuple(info for info in revisions if info != current[info.id])
+        manifests = tuple(current[run] for run in sorted(forgotten & (current.keys() - forest.keys())))
+        # A mark of a run without a snapshot is that of a dead one, or the prune would have stopped.
+        marks = await list_run_marks(self._repository)
+        dead = marks.keys() - (current.keys() - {info.id for info in manifests})
+        gone = forgotten - forest.keys()
+        count, size = await self._needed.totals()
+        return _Doomed(
+            superseded=superseded,
+            manifests=manifests,
+            # Without its mark a forgotten run's must be gone too: alone it would look like a run under way.
+            marks=(
+                *(run_mark_key(self._section, run) for run in sorted(dead)),
+                *(forgotten_key(self._section, run) for run in sorted(gone)),
+            ),
+            kept=len(kept),
+            objects=count + len(superseded) + len(manifests),
+            bytes=size + sum(info.size for info in (*superseded, *manifests)),
+        )
+
+    async def _delete_objects(self) -> None:
+        """Delete what is doomed below ``data/``, some thousand at a time."""
+        self._counters.objects_total, _ = await self._needed.totals()
+        async for page in self._needed.doomed(page_rows=DELETING * DELETE_AT_ONCE):
+            await self._delete([run_prefix(self._section, found.run) + found.key for found in page])
+            self._counters.objects_deleted += len(page)
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        batches = [keys[start : start + DELETE_AT_ONCE] for start in range(0, len(keys), DELETE_AT_ONCE)]
+        for start in range(0, len(batches), DELETING):
+            self._go_on()
+            await in_parallel(batches[start : start + DELETING], self._store.delete, limit=DELETING)
+
+    def _go_on(self) -> None:
+        if self._stop.requested:
+            raise Interrupted("stopped as asked; the next prune does the rest")
+        if time.time_ns() - self._started_ns > LONGEST_NS:
+            raise StoreError(
+                "DeleteObjects",
+                "",
+                f"the prune took over {LONGEST_NS // HOUR_NS} hours, after which runs of other machines "
+                "would go on beside it; prune again, the rest is less",
+            )
+
+    def _mark(self, prune: RunId) -> PruneMark:
+        return PruneMark(
+            prune=prune,
+            started_ns=self._started_ns,
+            host="" if self._hide_host else platform.node(),
+            software=f"asyncbackup {__version__}",
+        )
+
+    def _summary(self, prune: str, doomed: _Doomed, *, dry_run: bool = False) -> PruneSummary:
+        return PruneSummary(
+            section=self._section,
+            prune=prune,
+            snapshots=doomed.kept,
+            snapshots_removed=len(doomed.manifests),
+            objects_deleted=doomed.objects,
+            bytes_deleted=doomed.bytes,
+            requests=dict(self._store.requests),
+            elapsed_seconds=round(time.monotonic() - self._began, 3),
+            dry_run=dry_run,
+        )
