@@ -32,6 +32,7 @@ from asyncbackup.format.keys import (
     run_prefix,
 )
 from asyncbackup.format.runid import new_run_id
+from asyncbackup.prune.hold import Hold, hold_section
 from asyncbackup.prune.needs import Needs
 from asyncbackup.prune.summary import PruneCounters, PruneSummary
 from asyncbackup.repository.marks import (
@@ -56,6 +57,7 @@ from asyncbackup.repository.snapshots import SnapshotInfo, list_forgotten, list_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.model import RunId
@@ -92,9 +94,12 @@ async def prune_section(
     ``Interrupted`` after a requested stop.
     """
     async with AsyncExitStack() as stack:
-        catalog = None
+        catalog = hold = None
         path = settings.database_path(section.name)
-        if path.exists():
+        if not path.exists():
+            if not dry_run:
+                hold = stack.enter_context(hold_section(path.with_suffix(".prune")))
+        else:
             catalog = await stack.enter_async_context(
                 Catalog.open(path, section=section.name, destination=section.destination)
             )
@@ -106,13 +111,44 @@ async def prune_section(
                 on_retry=on_retry,
             )
         )
-        needed = await stack.enter_async_context(NeededObjects.open(settings.state_dir))
+        return await prune_repository(
+            repository,
+            catalog,
+            hold,
+            scratch_folder=settings.state_dir,
+            dry_run=dry_run,
+            min_age_ns=min_age_ns,
+            hide_host=section.encryption.hide_names,
+            counters=counters,
+            stop=stop,
+        )
+
+
+async def prune_repository(
+    repository: Repository,
+    catalog: Catalog | None,
+    hold: Hold | None = None,
+    *,
+    scratch_folder: Path,
+    dry_run: bool = False,
+    min_age_ns: int = MIN_AGE_NS,
+    hide_host: bool = False,
+    counters: PruneCounters | None = None,
+    stop: StopRequest | None = None,
+) -> PruneSummary:
+    """:func:`prune_section` for a repository and a catalog that are open.
+
+    Without a catalog, ``hold`` knows of the prunes that this machine began.
+    What is needed is noted in a temporary database in ``scratch_folder``.
+    """
+    async with NeededObjects.open(scratch_folder) as needed:
         prune = _Prune(
             repository,
             catalog,
+            hold,
             needed,
             min_age_ns=min_age_ns,
-            hide_host=section.encryption.hide_names,
+            hide_host=hide_host,
             counters=counters or PruneCounters(),
             stop=stop or StopRequest(),
         )
@@ -139,6 +175,7 @@ class _Prune:
         self,
         repository: Repository,
         catalog: Catalog | None,
+        hold: Hold | None,
         needed: NeededObjects,
         *,
         min_age_ns: int,
@@ -150,6 +187,7 @@ class _Prune:
         self._section = repository.section
         self._store = repository.store
         self._catalog = catalog
+        self._hold = hold
         self._needed = needed
         self._min_age_ns = min_age_ns
         self._hide_host = hide_host
@@ -178,6 +216,8 @@ class _Prune:
             # It accounts for this prune from its first to its last moment.
             note = encode_known((known & earlier.keys()) | {prune})
             await self._catalog.write_meta(KNOWN_PRUNES, note)
+        if self._hold is not None:
+            self._hold.begin(prune)
         await put_mark(self._repository, prune_mark_key(self._section, prune), self._mark(prune))
         deleting = False
         try:
@@ -188,6 +228,7 @@ class _Prune:
                 # Nobody has to read anything anew because of a prune that did nothing.
                 await self._delete(doomed.marks)
                 await withdraw(self._repository, prune_mark_key(self._section, prune))
+                self._ended()
                 return self._summary("", doomed)
             if self._catalog is not None:
                 await drop_unneeded(
@@ -206,11 +247,16 @@ class _Prune:
             raise
         await put_mark(self._repository, prune_done_key(self._section, prune), self._mark(prune))
         await self._delete([key for each in earlier for key in prune_keys(self._section, each)])
+        self._ended()
         return self._summary(prune, doomed)
+
+    def _ended(self) -> None:
+        if self._hold is not None:
+            self._hold.end()
 
     async def _known(self) -> frozenset[str]:
         if self._catalog is None:
-            return frozenset()
+            return self._hold.earlier if self._hold is not None else frozenset()
         self._own_runs = frozenset(record.run for record in await self._catalog.runs.all())
         return await known_prunes(self._catalog)
 

@@ -78,9 +78,10 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     def is_stale(self, *, now_ns: int, min_age_ns: int) -> bool:
         """Whether it is so old that who wrote it is taken for dead.
 
-        Both clocks have to say so: its writer's, which is in the id, and the store's.
+        Both clocks have to say so: its writer's, which is in the id, and the store's. Without a
+        minimum every one is: ids may lie some seconds ahead.
         """
-        return now_ns - max(run_time_ns(self.id), self.modified_ns) >= min_age_ns
+        return not min_age_ns or now_ns - max(run_time_ns(self.id), self.modified_ns) >= min_age_ns
 
 
 async def list_run_marks(repository: Repository) -> dict[RunId, Listed]:
