@@ -106,12 +106,13 @@ class PackBuilder:
         """Whether there is neither member nor reference."""
         return not self._sizes and not self._references.count
 
-    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"") -> int:
+    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"", copy: bool = False) -> int:
         """Append a member and return its index. ``entry`` needs no extent.
 
         ``content`` must not be changed any more. With ``link_to``, the path
         of a member with a content of that size, the entry is a further name
-        of it and its placement the same. Raises :class:`ValueError` if
+        of it and its placement the same; a ``copy`` is another file with that
+        content, a link in the archive alone. Raises :class:`ValueError` if
         ``content`` has not the entry's size, ``link_to`` is no such member,
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
@@ -124,7 +125,7 @@ class PackBuilder:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
         elif size != expected:
             raise ValueError(f"{entry.path!r}: {size} bytes of content, but the entry says {expected}")
-        header = member_header(entry, link_to=link_to)
+        header = member_header(entry, link_to=link_to, copy=copy)
         gap = padding(size)
         total = len(header) + size + len(gap)
         if self._open + total > MAX_FRAME_BYTES - len(END):

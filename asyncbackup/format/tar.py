@@ -34,17 +34,18 @@ _SECOND = 1_000_000_000
 # Times from 2001 on that fit the header's field: their seconds have ten digits.
 _FIRST_USUAL_NS = 10**9 * _SECOND
 _LAST_USUAL_NS = _MAX_SECONDS * _SECOND
+_COPY = b"28 comment=asyncbackup copy\n"
 _ZEROS = bytes(BLOCK_BYTES)
 # GNU tar takes "%3D" and "%25" in a name for escapes, and every other "%" for itself.
 _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 
 
-def member_header(entry: Entry, *, link_to: bytes = b"") -> bytes:
+def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
     With ``link_to``, the path of a member before it, the entry is a hard link
-    and has no content. Raises :class:`ValueError` if the entry's extended
-    attributes have more than 1 MiB.
+    and has no content; if it is a ``copy``, a comment says so. Raises
+    :class:`ValueError` if the entry's extended attributes have more than 1 MiB.
     """
     path = entry.path
     link = link_to
@@ -98,6 +99,8 @@ def member_header(entry: Entry, *, link_to: bytes = b"") -> bytes:
         entry.mode & 0o7777, entry.uid, entry.gid, entry.owner, entry.group
     )
     records += identity_records
+    if copy:
+        records += _COPY
     if entry.xattrs:
         records += b"".join(
             _record(b"SCHILY.xattr." + _xattr_name(name), value) for name, value in entry.xattrs
