@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from asyncbackup.catalog.history import MAX_DEPTH_WRITTEN, SnapshotPlan, Totals
+from asyncbackup.catalog.history import MAX_DEPTH_WRITTEN, STATEMENTS_OF_A_DIFFERENCE, SnapshotPlan, Totals
 from asyncbackup.catalog.replace import replace_contents
 from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import CatalogError
@@ -294,3 +295,12 @@ async def test_a_pack_without_a_description_is_no_pack(begun: Catalog, full: boo
     plan = SnapshotPlan() if full else await begun.history.plan()
     with pytest.raises(CatalogError, match=f"pack {RUN}/packs/000009.tar .*syncdb_remote"):
         assert [page async for page in begun.history.packs(plan)]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS_OF_A_DIFFERENCE)
+async def test_a_difference_never_goes_through_all_entries(catalog: Catalog, statement: str) -> None:
+    marks = (1,) * statement.count("?")
+    steps = await catalog._connection.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}", marks)
+    looked = [str(step[3]) for step in steps]
+    assert any("entries" in step or "e USING" in step for step in looked)
+    assert not [step for step in looked if re.fullmatch("SCAN (e|entries)", step)]
