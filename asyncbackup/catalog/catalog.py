@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.contents import ContentTable
 from asyncbackup.catalog.database import WriteLock, connect, exists_already, translated
 from asyncbackup.catalog.entries import EntryTable
 from asyncbackup.catalog.history import HistoryTable
@@ -39,7 +40,8 @@ class Catalog:
 
     ``entries`` is the tree as saved, ``runs`` the runs and snapshots, ``uploads``
     the journal of unfinished multipart uploads, ``links`` what one run notes
-    of hard links, ``history`` what a new snapshot differs in from which earlier one.
+    of hard links, ``contents`` what is stored by digest, and the packs,
+    ``history`` what a new snapshot differs in from which earlier one.
     """
 
     def __init__(self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity) -> None:
@@ -47,6 +49,7 @@ class Catalog:
         self.path = path
         self.identity = identity
         self.entries = EntryTable(connection, lock, path)
+        self.contents = ContentTable(connection, lock, path)
         self.runs = RunTable(connection, lock, path)
         self.uploads = UploadTable(connection, lock, path)
         self.links = LinkTable(connection, lock, path)

@@ -149,6 +149,8 @@ CREATE TABLE links (
     pending INTEGER NOT NULL,
     first BLOB NOT NULL
 ) WITHOUT ROWID;
+
+CREATE INDEX links_first ON links (first, path);
 """
 
 _ADD = """
