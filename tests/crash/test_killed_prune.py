@@ -1,4 +1,4 @@
-"""A prune killed at any change it makes costs nothing: snapshots restore, and one more prune ends the same."""
+"""A prune killed at any change it makes: all snapshots restore, and one more prune ends as if undisturbed."""
 
 from __future__ import annotations
 
