@@ -23,12 +23,14 @@ from tests.workbench import Workbench, picture
 
 
 async def three_runs(bench: Workbench) -> list[str]:
-    """Three snapshots: ``same`` stays, ``changing`` changes, ``first`` goes after the first."""
+    """Three snapshots, none of which rests on another: ``same`` stays, ``changing`` and ``too`` change,
+    ``first`` goes after the first."""
     runs = []
     bench.write("same", b"same")
     bench.write("docs/first", b"first")
     for content in (b"one", b"two!", b"three"):
         bench.write("changing", content)
+        bench.write("too", content)
         runs.append((await bench.run()).snapshot)
         (bench.tree / "docs/first").unlink(missing_ok=True)
     return runs
@@ -44,6 +46,8 @@ async def test_what_only_forgotten_snapshots_needed_goes(bench: Workbench) -> No
         f"home/data/{first}/files/changing",
         f"home/data/{first}/files/docs/first",
         f"home/data/{second}/files/changing",
+        f"home/data/{first}/files/too",
+        f"home/data/{second}/files/too",
         snapshot_key("home", first),
         snapshot_key("home", second),
     }
@@ -57,7 +61,41 @@ async def test_what_only_forgotten_snapshots_needed_goes(bench: Workbench) -> No
     damaged = await verify_section(bench.settings, bench.section, read_percent=100.0)
     assert not damaged.damaged
     again = await bench.run()
-    assert (again.bytes_uploaded, again.files_unchanged) == (0, 2)
+    assert (again.bytes_uploaded, again.files_unchanged) == (0, 3)
+
+
+async def test_a_forgotten_snapshot_on_which_others_rest_keeps_its_manifest(bench: Workbench) -> None:
+    for number in range(40):
+        bench.write(f"f{number:02}", b"content")
+    looked = {}
+    runs = []
+    for number in range(10):
+        bench.write("always", b"%d" % number)
+        bench.write(f"f{number:02}", b"changed")
+        bench.write(f"f{number * 3:02}", b"changed again in %d" % number)
+        runs.append((await bench.run()).snapshot)
+        looked[runs[-1]] = picture(bench.tree)
+    kept = [runs[3], runs[6], runs[9]]
+    await forget_all_but(bench, *kept)
+    await prune(bench)
+    assert await bench.snapshots() == kept
+    left = objects(bench)
+    assert snapshot_key("home", runs[0]) in left, "all the others rest on it"
+    assert f"home/forgotten/{runs[0]}" in left
+    assert f"home/data/{runs[0]}/files/f05" in left, "the third has not yet changed it"
+    assert f"home/data/{runs[0]}/files/f01" not in left
+    named = {entry.extent for run in kept for entry in (await bench.entries(run)).values() if entry.extent}
+    needed = {f"home/data/{extent.run}/{extent.key}" for extent in named if not extent.key.endswith("/")}
+    assert {key for key in left if "/data/" in key} == needed
+    for run in kept:
+        assert picture(await bench.restored(snapshot=run, name=run)) == looked[run]
+    assert (await prune(bench)).objects_deleted == 0
+    bench.write("always", b"at last")
+    await bench.run()
+    assert picture(await bench.restored()) == picture(bench.tree)
+    await forget_all_but(bench, (await bench.snapshots())[-1])
+    await prune(bench)
+    assert picture(await bench.restored(name="last")) == picture(bench.tree)
 
 
 async def test_without_anything_to_do_nothing_is_left_behind(bench: Workbench) -> None:
@@ -89,7 +127,8 @@ async def test_a_forgotten_last_snapshot_is_what_the_next_run_goes_on_from(bench
     first, _, third = await three_runs(bench)
     await forget(bench, third)
     await prune(bench)
-    assert third not in str(objects(bench) - {f"home/data/{third}/files/changing"})
+    kept = {f"home/data/{third}/files/{name}" for name in ("changing", "too")}
+    assert third not in str(objects(bench) - kept)
     summary = await bench.run()
     assert summary.bytes_uploaded == 0, "the database kept what it had saved"
     assert picture(await bench.restored()) == picture(bench.tree)
