@@ -291,6 +291,7 @@ class _Run:
             memory_limit_bytes=settings.memory_limit_bytes,
             key=repository.key,
             resumable=resumable,
+            delta_from_bytes=settings.delta_from_bytes,
         )
 
     def _on_retry(self, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, entry_of_row, row_of_entry
 from asyncbackup.model import Entry, Pending, split_path
 
@@ -176,11 +177,13 @@ class EntryTable:
                     yield cast("list[Row]", rows)
 
     async def commit_pending(self) -> None:
-        """What was pending is now what the last snapshot holds; tombstones go."""
+        """What was pending is now what the last snapshot holds; tombstones go, and with them what is
+        remembered of the parts of objects that no entry refers to any more."""
         async with self._lock.transaction() as connection:
-            self.statements += 2
+            self.statements += 3
             await connection.execute(f"DELETE FROM entries WHERE pending = {Pending.DELETED:d}")  # noqa: S608
             await connection.execute("UPDATE entries SET pending = 0 WHERE pending != 0")
+            await connection.execute(FORGET_UNUSED)
 
     async def clear(self) -> None:
         """Forget every entry (a rebuild begins so)."""

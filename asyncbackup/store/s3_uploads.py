@@ -142,7 +142,8 @@ class S3Uploads:
         return PartReceipt(
             number=number,
             size=length,
-            etag=str(result["ETag"]),
+            # Some leave the quotes out here, and have them in ListParts.
+            etag='"{}"'.format(str(result["ETag"]).strip('"')),
             sha256=base64.b64decode(result.get("ChecksumSHA256", "")),
         )
 

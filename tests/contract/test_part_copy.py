@@ -44,8 +44,8 @@ async def test_copied_and_sent_parts_become_the_object(store: Store, backend: Ba
     assert (first.number, first.size, last.number, last.size) == (1, PART, 3, len(LAST))
     for receipt, content in ((first, SECOND), (last, LAST)):
         assert receipt.sha256 == (digest(content) if backend.digests_copied_parts else b"")
-    held = [(part.number, part.size, part.etag.strip('"')) for part in await store.list_parts("new", upload)]
-    assert held == [(part.number, part.size, part.etag.strip('"')) for part in (first, changed, last)]
+    held = [(part.number, part.size, part.etag) for part in await store.list_parts("new", upload)]
+    assert held == [(part.number, part.size, part.etag) for part in (first, changed, last)]
     digests = [digest(SECOND), digest(FIRST), digest(LAST)]
     known = [
         msgspec.structs.replace(part, sha256=sha256)
