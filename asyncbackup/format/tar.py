@@ -42,25 +42,27 @@ _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 def member_header(entry: Entry, *, link_to: bytes = b"") -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
-    With ``link_to``, the path of a member before it, the entry is a hard link
-    and has no content. Raises :class:`ValueError` if the entry's extended
-    attributes have more than 1 MiB.
+    With ``link_to``, the path of a member before it, a file is a hard link
+    and has no content. A further name of a symlink is a symlink of its own:
+    tarfile and busybox would give mode and times of a link to it to what it
+    points at. Raises :class:`ValueError` if the entry's extended attributes
+    have more than 1 MiB.
     """
     path = entry.path
-    link = link_to
+    link = b""
     size = 0
-    if link_to:
-        kind = b"1"
-    elif entry.kind is Kind.FILE:
-        kind = b"0"
-        size = entry.size
+    if entry.kind is Kind.FOLDER:
+        kind = b"5"
+        path = path + b"/" if path else b"./"
     elif entry.kind is Kind.SYMLINK:
         kind = b"2"
         link = entry.target
+    elif link_to:
+        kind = b"1"
+        link = link_to
     else:
-        kind = b"5"
-    if entry.kind is Kind.FOLDER:
-        path = path + b"/" if path else b"./"
+        kind = b"0"
+        size = entry.size
 
     mtime_ns, ctime_ns = entry.mtime_ns, entry.ctime_ns
     seconds, fraction = divmod(mtime_ns, _SECOND)
