@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,16 +48,16 @@ NAMES = [
 
 def tree(owner: int) -> list[tuple[Entry, bytes, bytes]]:
     """Entries as (entry, content, link_to), folders before what is in them."""
-    ids = {"uid": owner, "gid": owner, "owner": "nobody-here", "group": "j\xfcrgen"}
+    ids: dict[str, Any] = {"uid": owner, "gid": owner, "owner": "nobody-here", "group": "j\xfcrgen"}
     made: list[tuple[Entry, bytes, bytes]] = []
 
     def add(
-        path: bytes, kind: Kind = Kind.FILE, data: bytes = b"", link_to: bytes = b"", **more: object
+        path: bytes, kind: Kind = Kind.FILE, data: bytes = b"", link_to: bytes = b"", **more: Any
     ) -> None:
         # Each has a time of its own, so that no wrong one looks right.
         time_ns = 1_500_000_000_000_000_000 + len(made) * 1_000_000_007 * 1009
         if hardlink := more.get("hardlink"):
-            time_ns = 1_400_000_000_000_000_001 + int(str(hardlink)) * 10**9
+            time_ns = 1_400_000_000_000_000_001 + int(hardlink) * 10**9
         fields: dict[str, object] = (
             {"mtime_ns": time_ns, "ctime_ns": time_ns + 5, "size": len(data)} | ids | more
         )

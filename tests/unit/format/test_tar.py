@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -18,9 +19,9 @@ MTIME = 1_700_000_000_123_456_789
 MODES = {Kind.FILE: 0o100644, Kind.FOLDER: 0o40755, Kind.SYMLINK: 0o120777}
 
 
-def entry(path: bytes, kind: Kind = Kind.FILE, **fields: object) -> Entry:
-    known: dict[str, object] = {"mode": MODES[kind], "mtime_ns": MTIME, "uid": 1000, "gid": 100} | fields
-    return Entry(path=path, kind=kind, **known)  # type: ignore[arg-type]
+def entry(path: bytes, kind: Kind = Kind.FILE, **fields: Any) -> Entry:
+    known = {"mode": MODES[kind], "mtime_ns": MTIME, "uid": 1000, "gid": 100} | fields
+    return Entry(path=path, kind=kind, **known)
 
 
 def archive(item: Entry, content: bytes = b"", link_to: bytes = b"") -> bytes:
