@@ -26,6 +26,8 @@ takes a global header without a member behind it for damage. Readers pass it ove
 # bsdtar refuses a member with more than 32 headers before it, a member's own among them.
 _RUN = 16
 
+_FILE = Kind.FILE
+
 # A content from this size on is passed on as it came; smaller ones are joined, since a piece costs more
 # than its copy.
 _LARGE_BYTES = 64 * 1024
@@ -120,39 +122,42 @@ class PackBuilder:
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
         size = len(content)
-        expected = entry.size if entry.kind is Kind.FILE else 0
         first = -1
-        if link_to and entry.kind is Kind.FILE:
+        is_file = entry.kind is _FILE
+        if is_file and link_to:
             first = self._linkable.get(link_to, -1)
-            if first < 0 or size or self._sizes[first] != expected:
+            if first < 0 or size or self._sizes[first] != entry.size:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
-        elif size != expected:
-            raise ValueError(f"{entry.path!r}: {size} bytes of content, but the entry says {expected}")
+        elif size != (entry.size if is_file else 0):
+            raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
         header = member_header(entry, link_to=link_to)
-        gap = padding(size)
-        total = len(header) + size + len(gap)
-        if self._open + total > MAX_FRAME_BYTES:
-            if total > MAX_FRAME_BYTES:
-                raise ValueError(f"{entry.path!r}: {total} bytes are too many for a member of a pack")
+        begin = self._open + len(header)
+        end = begin + size + (-size & 511)
+        if end > MAX_FRAME_BYTES:
+            if end - self._open > MAX_FRAME_BYTES:
+                raise ValueError(f"{entry.path!r}: {size} bytes are too many for a member of a pack")
             self._close_frame()
+            begin = len(header)
+            end = begin + size + (-size & 511)
 
-        index = len(self._sizes)
+        sizes = self._sizes
+        index = len(sizes)
         pieces = self._pieces
         pieces.append(header)
         if size:
             pieces.append(content)
-            if gap:
-                pieces.append(gap)
+            if size & 511:
+                pieces.append(padding(size))
             if size >= _LARGE_BYTES:
                 self._has_large = True
-        self._begins.append(self._open + len(header))
-        self._sizes.append(size)
+        sizes.append(size)
+        self._begins.append(begin)
         if first >= 0:
             self._links.append((index, first))
-        elif entry.kind is Kind.FILE:
+        elif is_file:
             self._linkable[entry.path] = index
-        self._open += total
-        if self._open >= FRAME_BYTES:
+        self._open = end
+        if end >= FRAME_BYTES:
             self._close_frame()
         return index
 

@@ -319,9 +319,9 @@ def test_what_is_refused_changes_nothing() -> None:
     builder.add(entry(b"dir", Kind.FOLDER, size=4096))
     builder.add(entry(b"symlink", Kind.SYMLINK, size=1, target=b"t"))
     size = builder.size
-    with pytest.raises(ValueError, match="4 bytes of content, but the entry says 5"):
+    with pytest.raises(ValueError, match="4 bytes of content are not what the entry says"):
         builder.add(entry(b"f", size=5), b"hell")
-    with pytest.raises(ValueError, match="1 bytes of content, but the entry says 0"):
+    with pytest.raises(ValueError, match="1 bytes of content are not what the entry says"):
         builder.add(entry(b"d", Kind.FOLDER), b"x")
     for target in (b"missing", b"dir", b"symlink"):
         with pytest.raises(ValueError, match="no member"):
