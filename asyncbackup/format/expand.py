@@ -27,17 +27,44 @@ def expand(stored: bytes | bytearray | memoryview, size: int, *, name: str) -> b
     :class:`FormatError`, which says ``name``, for frames that are damaged, end
     early or expand to less, and for more than 16 MiB.
     """
+    content, error = expand_prefix(stored, size, name=name)
+    if error is not None:
+        raise error
+    return content
+
+
+def expand_prefix(
+    stored: bytes | bytearray | memoryview, size: int, *, name: str
+) -> tuple[bytes, FormatError | None]:
+    """As :func:`expand`; where that raises, what comes before the damage, and the error."""
     try:
-        announced = zstandard.get_frame_parameters(bytes(stored[:18])).content_size
+        announced = zstandard.get_frame_parameters(bytes(stored[:_HEADER_BYTES])).content_size
         if size > MAX_FRAME_BYTES or MAX_FRAME_BYTES < announced < zstandard.CONTENTSIZE_UNKNOWN:
-            raise _error(name, f"a frame is to expand to more than {MAX_FRAME_BYTES} bytes")
+            return b"", _error(name, f"a frame is to expand to more than {MAX_FRAME_BYTES} bytes")
         with _decompressor().stream_reader(stored, read_across_frames=True) as reader:
             content: bytes = reader.read(size)
-    except zstandard.ZstdError as error:
-        raise _error(name, str(error)) from None
+    except zstandard.ZstdError:
+        return _salvaged(stored, size, name)
     if len(content) < size:
-        raise _error(name, f"{len(content)} bytes are in it where {size} belong")
-    return content
+        return content, _error(name, f"{len(content)} bytes are in it where {size} belong")
+    return content, None
+
+
+def _salvaged(
+    stored: bytes | bytearray | memoryview, size: int, name: str
+) -> tuple[bytes, FormatError | None]:
+    """The same, a piece at a time: a read that fails gives nothing of what came before."""
+    pieces: list[bytes] = []
+    left = size
+    try:
+        for piece in Expander(name=name).feed(stored):
+            pieces.append(piece[:left])
+            left -= len(pieces[-1])
+            if not left:
+                return b"".join(pieces), None
+    except FormatError as error:
+        return b"".join(pieces), error
+    return b"".join(pieces), _error(name, f"{size - left} bytes are in it where {size} belong")
 
 
 class Expander:
@@ -76,6 +103,8 @@ class Expander:
 
 
 _READ_BYTES = 1024 * 1024
+_HEADER_BYTES = 18
+"""The longest header of a frame."""
 
 
 class _DryError(Exception):

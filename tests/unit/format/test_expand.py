@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from asyncbackup.errors import FormatError
-from asyncbackup.format.expand import MAX_FRAME_BYTES, PIECE_BYTES, Expander, expand
+from asyncbackup.format.expand import MAX_FRAME_BYTES, PIECE_BYTES, Expander, expand, expand_prefix
 
 MIB = 1024 * 1024
 NAME = "home/data/RUN/packs/000001.tar.zst"
@@ -73,8 +73,8 @@ def test_frames_however_they_arrive(checksum: bool, sized: bool, step: int) -> N
 def damaged_frames() -> Iterator[tuple[str, bytes, str]]:
     content = content_of(7, 100_000)
     good = frame(content, write_checksum=True)
-    yield "nothing", b"", "frame parameters"
-    yield "cut", good[: len(good) // 2], "bytes are in it where 100000 belong"
+    yield "nothing", b"", "0 bytes are in it"
+    yield "cut", good[: len(good) // 2], "bytes are in it where 100001 belong"
     yield "no frame", b"no frame at all, certainly", "Unknown frame descriptor"
     flipped = bytearray(good)
     flipped[-1] ^= 1
@@ -96,10 +96,23 @@ def damaged_frames() -> Iterator[tuple[str, bytes, str]]:
 )
 def test_damage_names_the_object(stored: bytes, reason: str) -> None:
     with pytest.raises(FormatError, match=reason) as caught:
-        # One byte more than is in it: a reader has to look to its end.
-        expand(stored, 100_000, name=NAME)
+        # One byte more than is in it: it has to be expanded to its end.
         expand(stored, 100_001, name=NAME)
     assert NAME in str(caught.value)
+
+
+def test_what_stands_before_the_damage_is_told() -> None:
+    content = Random(3).randbytes(300_000)  # blocks of 128 KiB, stored as they are
+    stored = bytearray(frame(content, write_checksum=True))
+    stored[-1] ^= 1
+    prefix, error = expand_prefix(stored, 300_001, name=NAME)
+    assert prefix == content[: len(prefix)]
+    assert len(prefix) >= 2 * PIECE_BYTES
+    assert "checksum" in str(error)
+    prefix, error = expand_prefix(frame(content), 300_001, name=NAME)
+    assert prefix == content
+    assert "300000 bytes are in it where 300001 belong" in str(error)
+    assert expand_prefix(stored, 100_000, name=NAME) == (content[:100_000], None)
 
 
 def test_damage_shows_in_a_stream_too() -> None:
