@@ -65,7 +65,7 @@ def test_every_kind_of_extent(extent: dict[str, Any], content: Content) -> None:
     assert content_of(entry_with(7, **extent), "home", can_open=True) == content
 
 
-IN_PACK = {"key": "packs/000001.tar", "offset": 512}
+IN_PACK: dict[str, Any] = {"key": "packs/000001.tar", "offset": 512}
 
 
 @pytest.mark.parametrize(
