@@ -19,11 +19,13 @@ from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.descriptor import Descriptor, encode_descriptor, new_repository_id
 from asyncbackup.format.envelope import MAGIC
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY, run_of_snapshot_key, snapshots_prefix
-from asyncbackup.format.keyslots import DEFAULT_COST, key_file_slot, new_master_key, passphrase_slot
+from asyncbackup.format.keyslots import DEFAULT_COST, new_master_key
 from asyncbackup.format.manifest import ManifestReader
 from asyncbackup.format.readme import restore_readme
+from asyncbackup.repository.key_slots import make_slot
 from asyncbackup.repository.open import fetch_descriptor, read_descriptor, unlock_descriptor
 from asyncbackup.repository.secrets import Secret, read_secret
+from asyncbackup.repository.slot_writer import replace_descriptor
 from asyncbackup.store.open import open_store
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ async def create_repository(
     section: SectionSettings,
     *,
     cost: KdfBounds = DEFAULT_COST,
+    label: str = "",
     on_retry: Callable[[str], None] | None = None,
 ) -> CreatedRepository:
     """Make the section's destination a repository, or check that it is one already. Idempotent.
@@ -56,7 +59,7 @@ async def create_repository(
     A repository without a key slot gets one if the section is encrypted; for
     one that has slots, the secret is tried. A lost descriptor of a repository
     that is not encrypted is written again, with the id that its manifests name.
-    ``cost`` is that of a new key slot.
+    ``cost`` and ``label`` are those of a new key slot.
 
     Raises ``KeyUnlockError`` for a wrong secret and ``RepositoryMissingError``
     where encrypted snapshots have lost their descriptor, whose key slots
@@ -75,7 +78,7 @@ async def create_repository(
             create=True,
             on_retry=on_retry,
         ) as store:
-            return await _Creation(store, section, secret, threads, cost).run()
+            return await _Creation(store, section, secret, threads, cost, label).run()
     finally:
         threads.close()
 
@@ -88,12 +91,14 @@ class _Creation:
         secret: Secret | None,
         threads: ThreadGate,
         cost: KdfBounds,
+        label: str,
     ) -> None:
         self._store = store
         self._section = section
         self._secret = secret
         self._threads = threads
         self._cost = cost
+        self._label = label
         self._created_ns = time.time_ns()
 
     async def run(self) -> CreatedRepository:
@@ -132,27 +137,25 @@ class _Creation:
         return found, found == data
 
     async def _add_slot(self, descriptor: Descriptor, secret: Secret) -> bytes:
-        """Rewrite the descriptor with a key slot; the one object that is ever written a second time."""
+        """Give a repository that has no key slot its first one. The descriptor that then lies there."""
         await self._repository_of_snapshots()
         slot = await self._new_slot(descriptor.repository, secret)
-        data = encode_descriptor(msgspec.structs.replace(descriptor, slots=(slot,)))
-        await self._store.put(DESCRIPTOR_KEY, data, sha256=sha256(data).digest())
-        found = await fetch_descriptor(self._store)
-        if found != data:
-            await unlock_descriptor(read_descriptor(found), secret, self._threads)
-        return found
+
+        def add(found: Descriptor) -> Descriptor:
+            # Somebody else's first slot wraps another master key: there must be one only.
+            return found if found.slots else msgspec.structs.replace(found, slots=(slot,))
+
+        found = await replace_descriptor(self._store, add)
+        await unlock_descriptor(found, secret, self._threads)
+        return encode_descriptor(found)
 
     async def _new_slot(self, repository: str, secret: Secret) -> KeySlot:
-        key = new_master_key()
-        if secret.key_file is not None:
-            return key_file_slot(key, secret.key_file, repository=repository, created_ns=self._created_ns)
-        assert secret.passphrase is not None
-        return await self._threads.run(
-            passphrase_slot,
-            key,
-            secret.passphrase,
+        return await make_slot(
+            new_master_key(),
+            secret,
+            self._threads,
             repository=repository,
-            created_ns=self._created_ns,
+            label=self._label,
             cost=self._cost,
         )
 
