@@ -47,6 +47,7 @@ from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.repository.manifest_upload import ManifestUpload
 from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.vouching import note_written, plain_manifests
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class _Run:
             )
             kept = msgspec.structs.replace(summary, failures=summary.failures[:FAILURES_IN_CATALOG])
             await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=True, summary=kept)
+            await note_written(repository, catalog)
             await catalog.write_meta(DESCRIPTOR, repository.descriptor_bytes)
             return summary
 
@@ -269,6 +271,7 @@ class _Run:
             host=platform.node(),
             source=escape_path(os.fsencode(self._section.path)),
             software=f"asyncbackup {__version__}",
+            plain=await plain_manifests(repository, self._catalog) or msgspec.UNSET,
         )
         async with ManifestUpload(repository, header) as upload:
             async for page in self._catalog.entries.in_order():
@@ -289,7 +292,7 @@ class _Run:
             concurrency=settings.concurrency,
             part_size_bytes=min(settings.part_size_bytes, max(MIN_PART_BYTES, quarter)),
             memory_limit_bytes=settings.memory_limit_bytes,
-            key=repository.key,
+            key=repository.key if repository.seals else None,
             resumable=resumable,
         )
 
