@@ -21,7 +21,7 @@ from asyncbackup.format.envelope import MAGIC
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY, run_of_snapshot_key, snapshots_prefix
 from asyncbackup.format.keyslots import DEFAULT_COST, new_master_key
 from asyncbackup.format.manifest import ManifestReader
-from asyncbackup.format.readme import restore_readme
+from asyncbackup.format.readme import restore_readme, sections_of_readme
 from asyncbackup.repository.key_slots import make_slot
 from asyncbackup.repository.open import fetch_descriptor, read_descriptor, unlock_descriptor
 from asyncbackup.repository.secrets import Secret, read_secret
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.format.descriptor import KdfBounds, KeySlot
     from asyncbackup.store.base import Store
+
+
+_README_LIMIT_BYTES = 1024 * 1024
 
 
 class CreatedRepository(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +122,9 @@ class _Creation:
             descriptor=data,
             created=created,
             slot_added=slot_added,
-            readme_written=await self._write_readme(encrypted=self._secret is not None),
+            readme_written=await self._write_readme(
+                encrypted=self._secret is not None, replace_plain=slot_added
+            ),
         )
 
     async def _create(self) -> tuple[bytes, bool]:
@@ -189,17 +194,30 @@ class _Creation:
                     return reader.header.repository
         raise FormatError(f"{key}: it ends before its first line; remove it, or put a good copy back")
 
-    async def _write_readme(self, *, encrypted: bool) -> bool:
-        """RESTORE.md where it is missing; one that is there may have been written by hand."""
+    async def _write_readme(self, *, encrypted: bool, replace_plain: bool) -> bool:
+        """RESTORE.md where it is missing; one that is there may have been written by hand.
+
+        With ``replace_plain`` one that is as asyncbackup wrote it, and says that
+        nothing is encrypted, is replaced: that is not true any more.
+        """
+        sections = [self._section.name]
         try:
-            await self._store.head(README_KEY)
+            size = (await self._store.head(README_KEY)).size
         except ObjectMissingError:
-            body = restore_readme(
-                destination=self._store.url, sections=[self._section.name], encrypted=encrypted
-            )
-            try:
-                await self._store.put(README_KEY, body, sha256=sha256(body).digest(), if_absent=True)
-            except ObjectExistsError:
-                return False
-            return True
-        return False
+            return await self._put_readme(sections, encrypted=encrypted, if_absent=True)
+        if not replace_plain or size > _README_LIMIT_BYTES:
+            return False
+        found = await self._store.get(README_KEY, limit=_README_LIMIT_BYTES)
+        known = sections_of_readme(found)
+        if found != restore_readme(destination=self._store.url, sections=known, encrypted=False):
+            return False
+        sections = [*sections, *(name for name in known if name not in sections)]
+        return await self._put_readme(sections, encrypted=True, if_absent=False)
+
+    async def _put_readme(self, sections: list[str], *, encrypted: bool, if_absent: bool) -> bool:
+        body = restore_readme(destination=self._store.url, sections=sections, encrypted=encrypted)
+        try:
+            await self._store.put(README_KEY, body, sha256=sha256(body).digest(), if_absent=if_absent)
+        except ObjectExistsError:
+            return False
+        return True

@@ -106,6 +106,28 @@ async def test_encryption_turned_on_later_adds_a_slot_to_the_same_repository(
         assert repository.key is None
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_with_the_first_slot_the_page_says_that_something_is_encrypted(
+    tmp_path: Path, folder_destination: Path, by_hand: bool
+) -> None:
+    url = f"file://{folder_destination}"
+    await create_repository(*settings_for(tmp_path, url, name="plain"))
+    page = folder_destination / README_KEY
+    assert b"Nothing here is encrypted" in page.read_bytes()
+    if by_hand:
+        page.write_bytes(page.read_bytes() + b"my own words")
+    before = page.read_bytes()
+    made = await create_repository(*settings_for(tmp_path, url, encrypted=True), cost=FLOOR)
+    assert made.readme_written is not by_hand
+    if by_hand:
+        assert page.read_bytes() == before
+    else:
+        assert page.read_bytes() == restore_readme(
+            destination=url, sections=["home", "plain"], encrypted=True
+        )
+        assert not (await create_repository(*settings_for(tmp_path, url, encrypted=True))).readme_written
+
+
 async def test_two_sections_share_one_key(tmp_path: Path, folder_destination: Path) -> None:
     url = f"file://{folder_destination}"
     keys = []
