@@ -20,6 +20,7 @@ Row: TypeAlias = tuple[SqlValue, ...]
 
 # Positions that the change detector compares without building an Entry.
 PENDING, MODE, SIZE, MTIME_NS, CTIME_NS, UID, GID, NLINK = range(2, 10)
+DEV, INO = range(26, 28)
 
 SAVE_AGAIN_NS = -(1 << 63)
 """A ctime (of the year 1677) that no file has. A row with it is saved again by the next run, whatever its
