@@ -193,7 +193,7 @@ async def test_a_lost_base_is_damage_of_all_that_rest_on_it(case: Case, forgotte
     if how == "missing":
         await delete(case, key)
         # Nothing tells of a snapshot whose manifest is gone, but those that rest on it.
-        rests = (run(1), run(3))
+        rests: tuple[RunId, ...] = (run(1), run(3))
     else:
         async with opened(case) as repository:
             body = bytearray(await repository.store.get(key, limit=10**6))
