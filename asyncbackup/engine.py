@@ -156,10 +156,13 @@ class _Run:
         ) as repository:
             started_ns = time.time_ns()
             last = await catalog.runs.last()
-            run = new_run_id(started_ns, after=last.run if last else None)
+            known = await known_prunes(catalog)
+            # Later than the prunes too: what they packed anew is of a run with their id.
+            earlier = {RunId(prune) for prune in known} | ({last.run} if last else set())
+            run = new_run_id(started_ns, after=max(earlier, default=None))
             ended_unclean = await catalog.runs.ended_unclean()
             await catalog.runs.begin(run, started_ns=started_ns)
-            await self._announce(repository, run, started_ns)
+            await self._announce(repository, run, known, started_ns)
             resumable: dict[bytes, ResumableUpload] = {}
             if ended_unclean or await catalog.uploads.all():
                 resumable = await take_up_uploads(repository, catalog)
@@ -186,12 +189,7 @@ class _Run:
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
             await abort_unused(repository, catalog)
-            await look_again(
-                repository,
-                known=await known_prunes(catalog),
-                started_ns=started_ns,
-                now_ns=time.time_ns(),
-            )
+            await look_again(repository, known=known, started_ns=started_ns, now_ns=time.time_ns())
             written = await write_manifest(
                 repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
             )
@@ -211,14 +209,16 @@ class _Run:
             await catalog.write_meta(DESCRIPTOR, repository.descriptor_bytes)
             return summary
 
-    async def _announce(self, repository: Repository, run: RunId, started_ns: int) -> None:
+    async def _announce(
+        self, repository: Repository, run: RunId, known: frozenset[str], started_ns: int
+    ) -> None:
         """Say that the run begins, and make sure that what the catalog relies on is still there."""
         catalog = self._catalog
         try:
             await announce_run(
                 repository,
                 run,
-                known=await known_prunes(catalog),
+                known=known,
                 started_ns=started_ns,
                 hide_host=self._section.encryption.hide_names,
             )

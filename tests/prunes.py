@@ -121,7 +121,13 @@ async def prune(
         observed = msgspec.structs.replace(repository, store=store)
         try:
             return await prune_repository(
-                observed, catalog, hold, scratch_folder=settings.state_dir, min_age_ns=min_age_ns, stop=stop
+                observed,
+                catalog,
+                hold,
+                scratch_folder=settings.state_dir,
+                min_age_ns=min_age_ns,
+                zstd_level=section.zstd_level,
+                stop=stop,
             )
         finally:
             if changes is not None:

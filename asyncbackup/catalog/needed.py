@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from asyncbackup.catalog.needed_packs import NeededPacks
 from asyncbackup.catalog.scratch import Scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from asyncbackup.model import Pack
 
 _TABLES = """
 CREATE TABLE needed (run TEXT, key TEXT, PRIMARY KEY (run, key)) WITHOUT ROWID;
@@ -24,6 +27,29 @@ CREATE TABLE doomed (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL, key TEXT NOT NULL, size INTEGER NOT NULL
 );
 CREATE TABLE lines (path BLOB, node INTEGER, PRIMARY KEY (path, node)) WITHOUT ROWID;
+CREATE TABLE parts (
+    run TEXT, key TEXT, offset INTEGER, skip INTEGER, length INTEGER NOT NULL, size INTEGER NOT NULL,
+    PRIMARY KEY (run, key, offset, skip)
+) WITHOUT ROWID;
+CREATE TABLE packs (
+    run TEXT, key TEXT, size INTEGER NOT NULL, encrypted INTEGER NOT NULL, compression TEXT NOT NULL,
+    PRIMARY KEY (run, key)
+) WITHOUT ROWID;
+CREATE TABLE named (node INTEGER, run TEXT, key TEXT, PRIMARY KEY (node, run, key)) WITHOUT ROWID;
+CREATE TABLE members (
+    run TEXT, key TEXT, offset INTEGER, skip INTEGER, path BLOB, entry BLOB NOT NULL,
+    PRIMARY KEY (run, key, offset, skip, path)
+) WITHOUT ROWID;
+CREATE TABLE moved (
+    run TEXT, key TEXT, offset INTEGER, skip INTEGER,
+    new_run TEXT NOT NULL, new_key TEXT NOT NULL, new_offset INTEGER NOT NULL, new_length INTEGER NOT NULL,
+    new_skip INTEGER NOT NULL, new_encrypted INTEGER NOT NULL,
+    PRIMARY KEY (run, key, offset, skip)
+) WITHOUT ROWID;
+CREATE TEMP TABLE staged (
+    number INTEGER NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, offset INTEGER NOT NULL,
+    skip INTEGER NOT NULL
+);
 CREATE TEMP TABLE asked (path BLOB NOT NULL);
 CREATE TEMP TABLE places (place INTEGER NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL);
 """
@@ -47,10 +73,11 @@ class ListedObject(msgspec.Struct, frozen=True, gc=False):
 class NeededObjects:
     """Memory stays the same, whatever the number of objects."""
 
-    __slots__ = ("_scratch",)
+    __slots__ = ("_scratch", "packs")
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self.packs = NeededPacks(scratch)
 
     @classmethod
     @asynccontextmanager
@@ -113,6 +140,15 @@ class NeededObjects:
         """How many objects are doomed, and their bytes."""
         row = (await self._scratch.all("SELECT count(*), coalesce(sum(size), 0) FROM doomed"))[0]
         return cast("tuple[int, int]", row)
+
+    async def replaced(self, pack: Pack, by: Pack) -> None:
+        """Note that nothing needs ``pack`` any more, but ``by``."""
+        await self.need([(by.run, by.key)])
+        place = (pack.run, pack.key)
+        await self._scratch.execute("DELETE FROM needed WHERE run = ? AND key = ?", place)
+        await self._scratch.execute(
+            "INSERT INTO doomed (run, key, size) VALUES (?, ?, ?)", (*place, pack.size)
+        )
 
     async def doomed(self, *, page_rows: int) -> AsyncIterator[list[ListedObject]]:
         """What is doomed, in pages."""

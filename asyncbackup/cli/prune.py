@@ -16,7 +16,7 @@ from asyncbackup.cli.sections import each_section
 from asyncbackup.cli.session import select
 from asyncbackup.cli.summary import request_text, row
 from asyncbackup.prune.spans import parse_span
-from asyncbackup.prune.summary import PruneCounters, PruneSummary
+from asyncbackup.prune.summary import REPACK_BELOW_PERCENT, PruneCounters, PruneSummary
 from asyncbackup.repository.marks import HOUR_NS, MIN_AGE_NS
 from asyncbackup.text import terminal_text
 from asyncbackup.units import format_duration, format_size, plural
@@ -68,10 +68,26 @@ asyncbackup prune home
     help="Runs elsewhere that never said how they ended count as dead after D; default: 24h. Lower it only "
     "if none is at work.",
 )
+@click.option(
+    "--repack-below",
+    "repack_below_percent",
+    cls=GroupedOption,
+    type=click.FloatRange(0, 100),
+    default=REPACK_BELOW_PERCENT,
+    show_default=True,
+    metavar="PERCENT",
+    help="Write packs anew of which less than this is needed; 0: none.",
+)
 @section_options
 @global_options
 @click.pass_obj
-def prune(session: Session, sections: tuple[str, ...], dry_run: bool, min_age_ns: int) -> ExitCode:
+def prune(
+    session: Session,
+    sections: tuple[str, ...],
+    dry_run: bool,
+    min_age_ns: int,
+    repack_below_percent: float,
+) -> ExitCode:
     """Delete what no snapshot needs: what was forgotten, and what interrupted runs left.
 
     Nothing is deleted that a kept snapshot needs, however this ends; the next prune does the rest. It
@@ -84,7 +100,13 @@ def prune(session: Session, sections: tuple[str, ...], dry_run: bool, min_age_ns
     async def main(stop: StopRequest) -> ExitCode:
         async def act(section: SectionSettings) -> ExitCode:
             await prune_one(
-                output, selection.settings, section, dry_run=dry_run, min_age_ns=min_age_ns, stop=stop
+                output,
+                selection.settings,
+                section,
+                dry_run=dry_run,
+                min_age_ns=min_age_ns,
+                repack_below_percent=repack_below_percent,
+                stop=stop,
             )
             return ExitCode.OK
 
@@ -100,6 +122,7 @@ async def prune_one(
     *,
     dry_run: bool = False,
     min_age_ns: int = MIN_AGE_NS,
+    repack_below_percent: float = REPACK_BELOW_PERCENT,
     stop: StopRequest,
 ) -> None:
     """Prune one section and say what was done."""
@@ -109,7 +132,13 @@ async def prune_one(
         counters = PruneCounters()
         with show_progress(output, section.name, lambda: prune_figures(counters)):
             return await prune_section(
-                settings, section, dry_run=dry_run, min_age_ns=min_age_ns, counters=counters, stop=stop
+                settings,
+                section,
+                dry_run=dry_run,
+                min_age_ns=min_age_ns,
+                repack_below_percent=repack_below_percent,
+                counters=counters,
+                stop=stop,
             )
 
     if dry_run:

@@ -42,14 +42,15 @@ _ZEROS = bytes(BLOCK_BYTES)
 _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 
 
-def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> bytes:
+def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False, run: str = "") -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
     With ``link_to``, the path of a member before it, a file is a hard link and
     has no content; if it is a ``copy``, a comment says so. A further name of a
     symlink is a symlink of its own: tarfile and busybox would give mode and
     times of a link to it to what it points at. Raises :class:`ValueError` if
-    the entry's extended attributes have more than 1 MiB.
+    the entry's extended attributes have more than 1 MiB. ``run`` is that of the
+    member, where it is not the pack's own.
     """
     path = entry.path
     kind = entry.kind
@@ -107,6 +108,8 @@ def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> 
         records += identity_records
     if copy:
         records += _COPY
+    if run:
+        records += _record(b"ASYNCBACKUP.run", run.encode())
     if entry.xattrs:
         records += b"".join(
             [_record(b"SCHILY.xattr." + _xattr_name(name), value) for name, value in entry.xattrs]

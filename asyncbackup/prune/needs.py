@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.needed import ListedObject, NeededObjects
-from asyncbackup.catalog.pruning import catalog_objects, linked_objects
+from asyncbackup.catalog.pruning import catalog_entries
 from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import (
     FILES,
@@ -17,7 +17,7 @@ from asyncbackup.format.keys import (
     plain_key,
 )
 from asyncbackup.format.runid import is_run_id
-from asyncbackup.model import PACKS, Entry, Kind, join_path
+from asyncbackup.model import PACKS, Entry, Kind, Pack
 from asyncbackup.prune.forest import Node, read_forest
 from asyncbackup.repository.manifest_stream import ManifestStream
 
@@ -71,16 +71,11 @@ class Needs:
         return forest
 
     async def of_catalog(self, catalog: Catalog) -> None:
-        """Note the objects that the next run of this machine may refer to."""
-        async for objects in catalog_objects(catalog):
+        """Note the objects that the next run of this machine may refer to or complete."""
+        async for entries in catalog_entries(catalog):
             self._go_on()
-            await self._needed.need(objects)
-        async for linked in linked_objects(catalog):
-            await self._needed.need_beside(
-                key
-                for folder, name, content in linked
-                for key in _stand_ins(join_path(folder, name), content)
-            )
+            await self._need(entries)
+        await self._needed.need([(upload.run, upload.key) for upload in await catalog.uploads.all()])
 
     async def sort_out_objects(self) -> None:
         """List everything that runs uploaded; what is not needed is doomed."""
@@ -100,10 +95,7 @@ class Needs:
 
     async def _read_above(self, node: Node) -> None:
         """The lines of a manifest that is kept, or that hides lines of a forgotten one, or both."""
-        async with (
-            ManifestStream(self._repository, node.info.id, revision=node.info.revision) as stream,
-            aclosing(stream.items()) as batches,
-        ):
+        async with self._opened(node) as stream, aclosing(stream.items()) as batches:
             async for batch in batches:
                 self._go_on()
                 if node.kept:
@@ -112,11 +104,15 @@ class Needs:
                     await self._needed.note_lines(node.number, (item.path for item in batch))
         self._counters.manifests_read += node.kept
 
+    def _opened(self, node: Node) -> ManifestStream:
+        async def described(packs: list[Pack]) -> None:
+            await self._needed.packs.describe(node.number, packs)
+
+        info = node.info
+        return ManifestStream(self._repository, info.id, revision=info.revision, on_packs=described)
+
     async def _read_forgotten(self, node: Node) -> None:
-        async with (
-            ManifestStream(self._repository, node.info.id, revision=node.info.revision) as stream,
-            aclosing(stream.items()) as batches,
-        ):
+        async with self._opened(node) as stream, aclosing(stream.items()) as batches:
             seen: dict[frozenset[int], bool] = {}
             async for batch in batches:
                 self._go_on()
@@ -139,6 +135,7 @@ class Needs:
         await self._needed.need(
             (entry.extent.run, entry.extent.key) for entry in entries if entry.extent is not None
         )
+        await self._needed.packs.need(entries)
         await self._needed.need_beside(
             key
             for entry in entries

@@ -15,7 +15,7 @@ import msgspec
 from asyncbackup import __version__
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.catalog.needed import NeededObjects
-from asyncbackup.catalog.pruning import drop_unneeded
+from asyncbackup.catalog.pruning import drop_unneeded, move_contents
 from asyncbackup.errors import (
     AccessDeniedError,
     FormatError,
@@ -32,9 +32,12 @@ from asyncbackup.format.keys import (
     run_prefix,
 )
 from asyncbackup.format.runid import new_run_id
+from asyncbackup.model import Pack, RunId
+from asyncbackup.prune.forest import Node
 from asyncbackup.prune.hold import Hold, hold_section
 from asyncbackup.prune.needs import Needs
-from asyncbackup.prune.summary import PruneCounters, PruneSummary
+from asyncbackup.prune.repack import Repacking
+from asyncbackup.prune.summary import REPACK_BELOW_PERCENT, PruneCounters, PruneSummary
 from asyncbackup.repository.marks import (
     HOUR_NS,
     KNOWN_PRUNES,
@@ -60,7 +63,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncbackup.config import SectionSettings, Settings
-    from asyncbackup.model import RunId
 
 LONGEST_NS = MIN_AGE_NS - HOUR_NS
 """A prune that takes longer gives up, before others take it for dead and go on beside it."""
@@ -76,6 +78,7 @@ async def prune_section(
     *,
     dry_run: bool = False,
     min_age_ns: int = MIN_AGE_NS,
+    repack_below_percent: float = REPACK_BELOW_PERCENT,
     counters: PruneCounters | None = None,
     stop: StopRequest | None = None,
     on_retry: Callable[[str], None] | None = None,
@@ -84,7 +87,10 @@ async def prune_section(
 
     Runs and prunes of other machines that did not say that they ended count as
     under way until they are ``min_age_ns`` old; beside one, nothing is deleted
-    and ``SectionBusyError`` is raised. ``dry_run`` writes nothing.
+    and ``SectionBusyError`` is raised. A pack of which less than
+    ``repack_below_percent`` is needed is written anew without the rest; 0
+    leaves all as they are. ``dry_run`` writes nothing, and what it says of packs
+    is an estimate.
 
     The section's database is used and brought up to date if this machine has
     one. Raises ``CatalogBehindError`` if that does not account for an earlier
@@ -118,6 +124,8 @@ async def prune_section(
             scratch_folder=settings.state_dir,
             dry_run=dry_run,
             min_age_ns=min_age_ns,
+            repack_below_percent=repack_below_percent,
+            zstd_level=section.zstd_level,
             hide_host=section.encryption.hide_names,
             counters=counters,
             stop=stop,
@@ -132,6 +140,8 @@ async def prune_repository(
     scratch_folder: Path,
     dry_run: bool = False,
     min_age_ns: int = MIN_AGE_NS,
+    repack_below_percent: float = REPACK_BELOW_PERCENT,
+    zstd_level: int = 0,
     hide_host: bool = False,
     counters: PruneCounters | None = None,
     stop: StopRequest | None = None,
@@ -148,6 +158,8 @@ async def prune_repository(
             hold,
             needed,
             min_age_ns=min_age_ns,
+            repack_below_percent=repack_below_percent,
+            zstd_level=zstd_level,
             hide_host=hide_host,
             counters=counters or PruneCounters(),
             stop=stop or StopRequest(),
@@ -163,9 +175,16 @@ class _Doomed(msgspec.Struct, frozen=True, kw_only=True):
     manifests: tuple[SnapshotInfo, ...]
     """Of forgotten snapshots on which nothing rests."""
     marks: tuple[str, ...]
+    forest: dict[RunId, Node]
+    """The manifests that stay."""
+    candidates: tuple[tuple[Pack, int], ...]
+    """Packs that are mostly unneeded, and about how many bytes of each are needed."""
     kept: int
     objects: int
     bytes: int
+    packs_rewritten: int = 0
+    bytes_written: int = 0
+    manifests_rewritten: int = 0
 
 
 class _Prune:
@@ -179,6 +198,8 @@ class _Prune:
         needed: NeededObjects,
         *,
         min_age_ns: int,
+        repack_below_percent: float,
+        zstd_level: int,
         hide_host: bool,
         counters: PruneCounters,
         stop: StopRequest,
@@ -190,6 +211,8 @@ class _Prune:
         self._hold = hold
         self._needed = needed
         self._min_age_ns = min_age_ns
+        self._repack_below_percent = repack_below_percent
+        self._zstd_level = zstd_level
         self._hide_host = hide_host
         self._counters = counters
         self._stop = stop
@@ -202,7 +225,19 @@ class _Prune:
         prunes = await self._look_for_prunes(await self._known())
         await self._check_runs(now_ns=self._started_ns)
         doomed = await self._find_doomed(prunes)
-        return self._summary("", doomed, dry_run=True)
+        packs = [pack for pack, _ in doomed.candidates]
+        return self._summary(
+            "",
+            msgspec.structs.replace(
+                doomed,
+                objects=doomed.objects + len(packs),
+                bytes=doomed.bytes + sum(pack.size for pack in packs),
+                packs_rewritten=len(packs),
+                bytes_written=sum(needed for _, needed in doomed.candidates),
+                manifests_rewritten=len(await self._naming(doomed, packs)),
+            ),
+            dry_run=True,
+        )
 
     async def run(self) -> PruneSummary:
         known = await self._known()
@@ -223,7 +258,7 @@ class _Prune:
         try:
             now_ns = await self._check_prunes(prune, known)
             await self._check_runs(now_ns=now_ns)
-            doomed = await self._find_doomed(earlier)
+            doomed = await self._repack(prune, await self._find_doomed(earlier))
             if not doomed.objects and all(each.done for each in earlier.values()):
                 # Nobody has to read anything anew because of a prune that did nothing.
                 await self._delete(doomed.marks)
@@ -339,9 +374,54 @@ class _Prune:
                 *(run_mark_key(self._section, run) for run in sorted(dead)),
                 *(forgotten_key(self._section, run) for run in sorted(gone)),
             ),
+            forest=forest,
+            candidates=await self._candidates(),
             kept=len(kept),
             objects=count + len(superseded) + len(manifests),
             bytes=size + sum(info.size for info in (*superseded, *manifests)),
+        )
+
+    async def _candidates(self) -> tuple[tuple[Pack, int], ...]:
+        repository = self._repository
+        if not self._repack_below_percent or (repository.key is not None and not repository.seals):
+            # Sealed packs and manifests would have to be written in clear.
+            return ()
+        return tuple(await self._needed.packs.mostly_unneeded(percent=self._repack_below_percent))
+
+    async def _naming(self, doomed: _Doomed, packs: Sequence[Pack]) -> list[Node]:
+        """The manifests whose lines refer to ``packs``."""
+        numbers = await self._needed.packs.naming(frozenset((pack.run, pack.key) for pack in packs))
+        return [node for node in doomed.forest.values() if node.number in numbers]
+
+    async def _repack(self, prune: RunId, doomed: _Doomed) -> _Doomed:
+        """Step 3: new packs, then manifests that say so, then the catalog. What is replaced is doomed."""
+        if not doomed.candidates:
+            return doomed
+        repacking = Repacking(
+            self._repository, self._needed, prune, zstd_level=self._zstd_level, go_on=self._go_on
+        )
+        packs = [pack for pack, _ in doomed.candidates]
+        repacked = await repacking.write_packs(packs, doomed.forest.values(), self._catalog)
+        if not repacked:
+            return doomed
+        new = {(each.old.run, each.old.key): each.new for each in repacked}
+        replaced: list[SnapshotInfo] = []
+        for node in await self._naming(doomed, [each.old for each in repacked]):
+            await repacking.revise(node, new)
+            replaced.append(node.info)
+        if self._catalog is not None:
+            await move_contents(self._catalog, self._needed, list(new.values()))
+        for each in repacked:
+            await self._needed.replaced(each.old, each.new)
+        sizes = [each.old.size for each in repacked] + [info.size for info in replaced]
+        return msgspec.structs.replace(
+            doomed,
+            superseded=(*doomed.superseded, *replaced),
+            objects=doomed.objects + len(sizes),
+            bytes=doomed.bytes + sum(sizes),
+            packs_rewritten=len(repacked),
+            bytes_written=sum(pack.size for pack in new.values()),
+            manifests_rewritten=len(replaced),
         )
 
     async def _delete_objects(self) -> None:
@@ -384,6 +464,9 @@ class _Prune:
             snapshots_removed=len(doomed.manifests),
             objects_deleted=doomed.objects,
             bytes_deleted=doomed.bytes,
+            packs_rewritten=doomed.packs_rewritten,
+            bytes_written=doomed.bytes_written,
+            manifests_rewritten=doomed.manifests_rewritten,
             requests=dict(self._store.requests),
             elapsed_seconds=round(time.monotonic() - self._began, 3),
             dry_run=dry_run,

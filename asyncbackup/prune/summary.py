@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+REPACK_BELOW_PERCENT = 50.0
+"""The default: writing a pack anew then costs less than it frees."""
+
 
 class PruneSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What a prune did to a section; of a dry run, what it would do.

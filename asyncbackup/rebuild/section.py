@@ -192,7 +192,7 @@ class _Rebuild:
             go_on=self._go_on,
             on_unrecovered=self._tell,
         )
-        newest = max([await found.newest_run(), *(snapshot.id for snapshot in snapshots)])
+        newest = max([await found.newest_run(), *(snapshot.id for snapshot in snapshots), *self._prunes])
         if not newest:
             raise CatalogError(
                 f"{self._section.destination} holds no object of section {self._section.name!r}; begin with "

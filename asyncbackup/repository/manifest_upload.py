@@ -45,7 +45,7 @@ class ManifestUpload:
     def __init__(
         self, repository: Repository, header: ManifestHeader, *, part_bytes: int = PART_BYTES
     ) -> None:
-        self.key = snapshot_key(repository.section, header.snapshot)
+        self.key = snapshot_key(repository.section, header.snapshot, header.revision)
         self._repository = repository
         self._store = repository.store
         self._writer = ManifestWriter(header)
