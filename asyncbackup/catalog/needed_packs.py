@@ -23,9 +23,15 @@ FRAME_BYTES = 512 * 1024
 HEADER_BYTES = 2048
 """About what stands before a member's content in a pack."""
 
+# A pack's last frame may expand to any little; it counts as needed. Sealing adds a byte in a thousand.
+_AT_END = "(offset + length) * 1025 / 1024 + 128 >= packs.size"
 _CANDIDATES = f"""
 SELECT run, key, packs.size, encrypted, compression, sum(
-    CASE compression WHEN '' THEN content ELSE min(length, length * content / {FRAME_BYTES}) END
+    CASE
+        WHEN compression = '' THEN content
+        WHEN {_AT_END} THEN length
+        ELSE min(length, length * content / {FRAME_BYTES})
+    END
 ) AS needed
 FROM packs JOIN (
     SELECT run, key, offset, max(length) AS length, sum(size + {HEADER_BYTES}) AS content

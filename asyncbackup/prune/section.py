@@ -226,15 +226,17 @@ class _Prune:
         await self._check_runs(now_ns=self._started_ns)
         doomed = await self._find_doomed(prunes)
         packs = [pack for pack, _ in doomed.candidates]
+        naming = await self._naming(doomed, packs)
+        sizes = [pack.size for pack in packs] + [node.info.size for node in naming]
         return self._summary(
             "",
             msgspec.structs.replace(
                 doomed,
-                objects=doomed.objects + len(packs),
-                bytes=doomed.bytes + sum(pack.size for pack in packs),
+                objects=doomed.objects + len(sizes),
+                bytes=doomed.bytes + sum(sizes),
                 packs_rewritten=len(packs),
                 bytes_written=sum(needed for _, needed in doomed.candidates),
-                manifests_rewritten=len(await self._naming(doomed, packs)),
+                manifests_rewritten=len(naming),
             ),
             dry_run=True,
         )
