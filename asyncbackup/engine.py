@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup import __version__
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.commit import WrittenManifest, settle, write_manifest
 from asyncbackup.counting import count_ahead
 from asyncbackup.destination import key_prefix_bytes, local_folder
 from asyncbackup.errors import (
@@ -32,9 +31,7 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
-from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
 from asyncbackup.limits import LimitSampler
@@ -45,13 +42,13 @@ from asyncbackup.pipeline.tally import Tally
 from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
-from asyncbackup.repository.manifest_upload import ManifestUpload
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
+    from asyncbackup.catalog.contents import ContentTable
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.model import Failure
@@ -72,6 +69,11 @@ FAILURES_IN_CATALOG = 100
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor, so that a run need not fetch it."""
 
+CONTENTS_KEPT = "contents"
+"""In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
+KEPT = b"1"
+
+PACK_BYTES = 16 * 1024 * 1024
 MIN_PART_BYTES = 5 * 1024 * 1024
 
 
@@ -128,7 +130,14 @@ class _Run:
         self._counters = counters
         self._stop = stop
         self._scan_ahead = scan_ahead
-        self._detector = Detector(catalog.entries, catalog.links, counters, checksum=checksum)
+        self._detector = Detector(
+            catalog.entries,
+            catalog.links,
+            counters,
+            checksum=checksum,
+            find_moved=section.packed,
+            links_together_below=self._pack_below_bytes if section.packed else 0,
+        )
         self._walk_settings = _walk_settings(settings, section)
         self._began = time.monotonic()
 
@@ -151,13 +160,15 @@ class _Run:
             await catalog.runs.begin(run, started_ns=started_ns)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
-            recorder = Recorder(catalog.entries, self._counters)
+            contents = await self._contents()
+            recorder = Recorder(catalog.entries, self._counters, contents=contents, run=run)
             async with open_transfer(
-                self._transfer_settings(repository, run, resumable),
+                await self._transfer_settings(repository, run, resumable),
                 repository.store,
                 catalog.uploads,
                 self._counters,
                 self._stop,
+                contents,
             ) as transfer:
                 sampler = LimitSampler(transfer.budget, self._counters)
                 with single_error():
@@ -170,10 +181,13 @@ class _Run:
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
             await abort_unused(repository, catalog)
-            await self._write_manifest(repository, run, started_ns, recorder.failures)
-            await catalog.entries.commit_pending()
+            written = await write_manifest(
+                repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
+            )
+            await settle(catalog, written)
             summary = self._summary(
                 snapshot=run,
+                written=written,
                 requests=dict(repository.store.requests),
                 peak_inflight_bytes=transfer.budget.peak_bytes,
                 limited_by=sampler.limited_by,
@@ -224,7 +238,7 @@ class _Run:
         sampler.watch(changes, transfer)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
-                group.create_task(transfer.run(changes, outcomes_in.clone()))
+                group.create_task(transfer.run(changes, outcomes_in.clone(), in_order=True))
             group.create_task(recorder.run(outcomes))
             with changes_in:
                 if not self._stop.requested:
@@ -257,25 +271,28 @@ class _Run:
             for task in tasks:
                 task.cancel()
 
-    async def _write_manifest(
-        self, repository: Repository, run: RunId, started_ns: int, failures: Sequence[Failure]
-    ) -> None:
-        """The commit: once the manifest is there, so is the snapshot."""
-        header = ManifestHeader(
-            snapshot=run,
-            section=self._section.name,
-            repository=repository.repository_id,
-            started_ns=started_ns,
-            host=platform.node(),
-            source=escape_path(os.fsencode(self._section.path)),
-            software=f"asyncbackup {__version__}",
-        )
-        async with ManifestUpload(repository, header) as upload:
-            async for page in self._catalog.entries.in_order():
-                await upload.add(page)
-            await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(failures)))
+    @property
+    def _pack_below_bytes(self) -> int:
+        return min(self._section.pack_below_bytes, self._pack_size_bytes)
 
-    def _transfer_settings(
+    @property
+    def _pack_size_bytes(self) -> int:
+        # An eighth: one pack that is open and those on their way leave room for what is read meanwhile.
+        return min(PACK_BYTES, self._settings.memory_limit_bytes // 8)
+
+    async def _contents(self) -> ContentTable | None:
+        """Where contents are found by their digest; ``None`` in a mirror, which never asks."""
+        kept = await self._catalog.read_meta(CONTENTS_KEPT) == KEPT
+        if not self._section.packed:
+            if kept:
+                await self._catalog.write_meta(CONTENTS_KEPT, b"")
+            return None
+        if not kept:
+            await self._catalog.contents.take_over_entries()
+            await self._catalog.write_meta(CONTENTS_KEPT, KEPT)
+        return self._catalog.contents
+
+    async def _transfer_settings(
         self, repository: Repository, run: RunId, resumable: Mapping[bytes, ResumableUpload]
     ) -> TransferSettings:
         settings = self._settings
@@ -291,6 +308,12 @@ class _Run:
             memory_limit_bytes=settings.memory_limit_bytes,
             key=repository.key,
             resumable=resumable,
+            delta_from_bytes=settings.delta_from_bytes,
+            packed=self._section.packed,
+            pack_below_bytes=self._pack_below_bytes,
+            pack_size_bytes=self._pack_size_bytes,
+            zstd_level=self._section.zstd_level,
+            run_started=await self._catalog.runs.started() if self._section.packed else {},
         )
 
     def _on_retry(self, reason: str) -> None:
@@ -302,6 +325,7 @@ class _Run:
         *,
         failures: tuple[Failure, ...],
         snapshot: str = "",
+        written: WrittenManifest | None = None,
         requests: dict[str, int] | None = None,
         peak_inflight_bytes: int = 0,
         limited_by: str = "walk",
@@ -313,6 +337,8 @@ class _Run:
         return RunSummary(
             section=self._section.name,
             snapshot=snapshot,
+            base=(written.plan.base or "") if written is not None else "",
+            manifest_bytes=written.size if written is not None else 0,
             files_scanned=counters.files_scanned,
             files_new=counters.files_new,
             files_changed=counters.files_changed,
@@ -345,13 +371,15 @@ def _outcome_channel(settings: Settings) -> tuple[Sender[Outcome], Receiver[Outc
 
 
 def _change_of_link(link: DeferredLink) -> Change:
+    first = link.first_path == link.entry.path
     return Change(
         entry=link.entry,
-        action=Action.LINK,
+        action=Action.UPLOAD if first else Action.LINK,
         pending=link.pending,
         known=link.known,
         known_pending=link.known_pending,
         link_to=link.first,
+        first_path=link.first_path,
     )
 
 

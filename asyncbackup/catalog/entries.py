@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from asyncbackup.catalog.database import WriteLock, translated
-from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, entry_of_row, row_of_entry
+from asyncbackup.catalog.rows import (
+    COLUMNS,
+    DEV,
+    INO,
+    PLACEHOLDERS,
+    Row,
+    entry_of_row,
+    row_of_entry,
+    signed,
+)
 from asyncbackup.model import Entry, Pending, split_path
 
 if TYPE_CHECKING:
@@ -68,6 +77,15 @@ class EntryTable:
             f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name LIMIT ?",
             (*parameters, limit),
         )
+
+    async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]:
+        """The rows of (device, inode) pairs, deleted entries too; at most some thousand are asked for."""
+        marks = ",".join("?" * len(inodes))
+        rows = await self._fetch(
+            f"{_SELECT} WHERE ino != 0 AND ino IN ({marks})", tuple(signed(ino) for _, ino in inodes)
+        )
+        wanted = {(signed(dev), signed(ino)) for dev, ino in inodes}
+        return [row for row in rows if (row[DEV], row[INO]) in wanted]
 
     async def get(self, path: bytes) -> Entry | None:
         """The entry of one path, unless it was deleted."""
@@ -155,11 +173,16 @@ class EntryTable:
         return int(row[0]) if row else 0
 
     async def revive(self, paths: Iterable[bytes]) -> None:
-        """Undo tombstones of entries that are there again, unchanged."""
+        """Undo tombstones of entries that are there again, unchanged.
+
+        They are changed to the next snapshot: what was buried may have been
+        saved by a run that never made a snapshot of it.
+        """
         async with self._lock.transaction() as connection:
             self.statements += 1
             await connection.executemany(
-                "UPDATE entries SET pending = 0 WHERE folder = ? AND name = ? AND pending = 3",
+                f"UPDATE entries SET pending = {Pending.CHANGED:d} "  # noqa: S608
+                f"WHERE folder = ? AND name = ? AND pending = {Pending.DELETED:d}",
                 [split_path(path) for path in paths],
             )
 
@@ -174,18 +197,6 @@ class EntryTable:
             async with self._connection.execute(sql) as cursor:
                 while rows := await cursor.fetchmany(PAGE_ROWS):
                     yield cast("list[Row]", rows)
-
-    async def commit_pending(self) -> None:
-        """What was pending is now what the last snapshot holds; tombstones go."""
-        async with self._lock.transaction() as connection:
-            self.statements += 2
-            await connection.execute(f"DELETE FROM entries WHERE pending = {Pending.DELETED:d}")  # noqa: S608
-            await connection.execute("UPDATE entries SET pending = 0 WHERE pending != 0")
-
-    async def clear(self) -> None:
-        """Forget every entry (a rebuild begins so)."""
-        async with self._lock.transaction() as connection:
-            await connection.execute("DELETE FROM entries")
 
     async def _fetch(self, sql: str, parameters: tuple[bytes | int, ...]) -> list[Row]:
         with translated(self._path):

@@ -112,12 +112,13 @@ class PackBuilder:
         """Whether there is neither member nor reference."""
         return not self._sizes and not self._references.count
 
-    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"") -> int:
+    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"", copy: bool = False) -> int:
         """Append a member and return its index. ``entry`` needs no extent.
 
         ``content`` must not be changed any more. With ``link_to``, the path
         of a file of that size among the members, a file is a further name of
-        it and its placement the same. Raises :class:`ValueError` if
+        it and its placement the same; a ``copy`` is another file with that
+        content, a link in the archive alone. Raises :class:`ValueError` if
         ``content`` has not the entry's size, ``link_to`` is no such member,
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
@@ -130,7 +131,7 @@ class PackBuilder:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
         elif size != (entry.size if is_file else 0):
             raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
-        header = member_header(entry, link_to=link_to)
+        header = member_header(entry, link_to=link_to, copy=copy)
         begin = self._open + len(header)
         end = begin + size + (-size & 511)
         if end > MAX_FRAME_BYTES:

@@ -36,19 +36,20 @@ _SECOND = 1_000_000_000
 # Times from 2001 on that fit the header's field: their seconds have ten digits.
 _FIRST_USUAL_NS = 10**9 * _SECOND
 _LAST_USUAL_NS = _MAX_SECONDS * _SECOND
+_COPY = b"28 comment=asyncbackup copy\n"
 _ZEROS = bytes(BLOCK_BYTES)
 # GNU tar takes "%3D" and "%25" in a name for escapes, and every other "%" for itself.
 _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 
 
-def member_header(entry: Entry, *, link_to: bytes = b"") -> bytes:
+def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
     With ``link_to``, the path of a member before it, a file is a hard link
-    and has no content. A further name of a symlink is a symlink of its own:
-    tarfile and busybox would give mode and times of a link to it to what it
-    points at. Raises :class:`ValueError` if the entry's extended attributes
-    have more than 1 MiB.
+    and has no content; if it is a ``copy``, a comment says so. A further name
+    of a symlink is a symlink of its own: tarfile and busybox would give mode
+    and times of a link to it to what it points at. Raises :class:`ValueError`
+    if the entry's extended attributes have more than 1 MiB.
     """
     path = entry.path
     kind = entry.kind
@@ -104,6 +105,8 @@ def member_header(entry: Entry, *, link_to: bytes = b"") -> bytes:
     identity, identity_records, tail, tail_sum = fields
     if identity_records:
         records += identity_records
+    if copy:
+        records += _COPY
     if entry.xattrs:
         records += b"".join(
             [_record(b"SCHILY.xattr." + _xattr_name(name), value) for name, value in entry.xattrs]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from asyncbackup.model import Entry, Extent, Pending
-from asyncbackup.store.base import Buffer, PartReceipt, UploadId
+from asyncbackup.pipeline.underway import PackUnderway, Underway
+from asyncbackup.store.base import Body, Buffer, PartReceipt, UploadId
 
 if TYPE_CHECKING:
-    from asyncbackup.resume import ResumableUpload
+    from asyncbackup.resume import PartHashes, ResumableUpload
 
 
 class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -31,6 +32,7 @@ class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     encrypted: bool
     leased: int
     bytes_read: int
+    underway: Underway | None = None
 
 
 class LargeUpload:
@@ -40,11 +42,16 @@ class LargeUpload:
     have, ``part_size`` the stored size of every part but the last. ``entry``
     lacks digest and extent until the end was read. ``run`` is the run whose
     folder ``key`` lies in: an earlier one for an upload that is gone on with.
+    ``earlier`` is where the file's content lay before it changed, if parts of
+    that may be taken over, and ``earlier_parts`` what is remembered of them.
     """
 
     __slots__ = (
         "abandoned",
+        "bytes_sent",
         "creating",
+        "earlier",
+        "earlier_parts",
         "end",
         "entry",
         "in_flight",
@@ -56,6 +63,7 @@ class LargeUpload:
         "run",
         "sealed",
         "stored_size",
+        "underway",
         "upload_id",
     )
 
@@ -70,6 +78,7 @@ class LargeUpload:
         stored_size: int,
         sealed: bool,
         resumed: ResumableUpload | None,
+        earlier: Extent | None = None,
     ) -> None:
         self.entry = entry
         self.pending = pending
@@ -86,8 +95,13 @@ class LargeUpload:
                 self.parts[part.number] = PartReceipt(
                     number=part.number, size=part.size, etag=part.etag, sha256=part.sha256
                 )
+        self.earlier = earlier
+        self.earlier_parts: PartHashes | None = None
+        self.bytes_sent = 0
         self.creating = asyncio.Lock()
         self.in_flight = 0
+        self.underway: Underway | None = None
+        """What others wait for who share the content, once its digest is known."""
         self.end: UploadEnd | None = None
         self.abandoned = False
 
@@ -128,4 +142,40 @@ class CopyPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     first_path: bytes
 
 
-Payload: TypeAlias = WholePayload | PartPayload | UploadEnd | AbandonUpload | CopyPayload
+class PackItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One entry on its way to a pack, or to an object of its own unless its content is known.
+
+    ``entry`` lacks its extent. ``known`` is where its content lies already,
+    ``link_to`` the path of the file that it is a further name of. ``whole`` is
+    the payload that it becomes if it is too large for a pack.
+    """
+
+    entry: Entry
+    pending: Pending
+    body: Buffer = b""
+    bytes_read: int = 0
+    known: Extent | None = None
+    link_to: bytes = b""
+    whole: WholePayload | None = None
+
+
+class PackBatch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one hop read for packs. ``leased`` is what all its bodies and headers took from the budget,
+    those of ``whole`` payloads apart, which carry their own."""
+
+    items: list[PackItem]
+    leased: int
+
+
+class PackPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A built pack. ``underway`` knows its members, ``body`` are its pieces in order."""
+
+    underway: PackUnderway
+    body: Body
+    size: int
+    body_sha256: bytes
+    encrypted: bool
+    leased: int
+
+
+Payload: TypeAlias = WholePayload | PartPayload | UploadEnd | AbandonUpload | CopyPayload | PackPayload
