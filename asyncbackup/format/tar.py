@@ -45,11 +45,11 @@ _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
-    With ``link_to``, the path of a member before it, a file is a hard link
-    and has no content; if it is a ``copy``, a comment says so. A further name
-    of a symlink is a symlink of its own: tarfile and busybox would give mode
-    and times of a link to it to what it points at. Raises :class:`ValueError`
-    if the entry's extended attributes have more than 1 MiB.
+    With ``link_to``, the path of a member before it, a file is a hard link and
+    has no content; if it is a ``copy``, a comment says so. A further name of a
+    symlink is a symlink of its own: tarfile and busybox would give mode and
+    times of a link to it to what it points at. Raises :class:`ValueError` if
+    the entry's extended attributes have more than 1 MiB.
     """
     path = entry.path
     kind = entry.kind
