@@ -308,6 +308,7 @@ class _Run:
             memory_limit_bytes=settings.memory_limit_bytes,
             key=repository.key,
             resumable=resumable,
+            delta_from_bytes=settings.delta_from_bytes,
             packed=self._section.packed,
             pack_below_bytes=self._pack_below_bytes,
             pack_size_bytes=self._pack_size_bytes,
