@@ -72,6 +72,17 @@ def test_snapshots_need_no_database(cli: Cli, history: list[str]) -> None:
     assert "files_new" not in second
 
 
+def test_stats_show_the_growth(cli: Cli, history: list[str]) -> None:
+    lines = cli.run("stats").stdout.splitlines()
+    heading = next(place for place, line in enumerate(lines) if line.lstrip().startswith("snapshots"))
+    assert lines[heading].split()[1:] == ["files", "size", "new", "changed", "gone", "uploaded", "manifest"]
+    second = lines[heading + 2].split()
+    assert (second[0], second[1], second[4:7]) == (history[1], "21", ["0", "2", "1"])
+    growth = cli.run("stats", "--json").summary["snapshots"]
+    assert isinstance(growth, list)
+    assert [each["base"] for each in growth] == ["", history[0], ""], "the third changed more than a quarter"
+
+
 def test_diff_lists_what_changed(cli: Cli, history: list[str]) -> None:
     finished = cli.run("diff", history[0], "latest")
     assert finished.code == 0

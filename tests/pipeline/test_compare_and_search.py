@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from contextlib import aclosing, asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from asyncbackup.errors import ObjectMissingError
+from asyncbackup.errors import FormatError, ObjectMissingError
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import Deleted, ManifestTrailer
+from asyncbackup.format.manifest import MAX_DEPTH, Deleted, ManifestTrailer
 from asyncbackup.model import Entry, Extent, Kind, RunId, split_path
 from asyncbackup.repository.compare import compare_snapshots
 from asyncbackup.repository.difference import Change, Difference, difference_of
@@ -138,6 +139,34 @@ async def test_comparing_any_two_snapshots(tmp_path: Path, seed: int) -> None:
             paths = sorted(trees[before].keys() | trees[after].keys(), key=split_path)
             compared = (difference_of(trees[before].get(path), trees[after].get(path)) for path in paths)
             assert await differences(repository, before, after) == [each for each in compared if each]
+
+
+async def test_what_two_snapshots_rest_on_is_read_once(tmp_path: Path) -> None:
+    async with repository_in(tmp_path) as repository:
+        tree = {b"f%02d" % number: file(b"f%02d" % number, 1) for number in range(50)}
+        trees = [tree | {b"f00": file(b"f00", content)} for content in (1, 2, 3, 4)]
+        bases = (None, RUNS[0], RUNS[1], RUNS[0])
+        for run, each, base in zip(RUNS, trees, bases, strict=False):
+            of = None if base is None else trees[RUNS.index(base)]
+            await write(repository, run, each, base=base, of=of)
+        sent = repository.store.requests.copy()
+        (changed,) = await differences(repository, RUNS[2], RUNS[3])
+        assert (changed.before, changed.after) == (trees[2][b"f00"], trees[3][b"f00"])
+        sent = repository.store.requests - sent
+        # The headers of 2, 1, 0 and of 3, 0, then the lines of 2, 1 and 3, and of 0 once.
+        assert sent["GetObject"] == 9
+
+
+async def test_a_chain_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    async with repository_in(tmp_path) as repository:
+        runs = [RunId(f"20261201T08{n // 60:02}{n % 60:02}Z-aaaa") for n in range(MAX_DEPTH + 3)]
+        await write(repository, runs[0], {})
+        for base, run in pairwise(runs):
+            header = msgspec.structs.replace(header_of(repository, run), base=base, depth=MAX_DEPTH)
+            async with ManifestUpload(repository, header) as upload:
+                await upload.commit(ManifestTrailer(finished_ns=1))
+        with pytest.raises(FormatError, match="more than 32 others"):
+            await differences(repository, runs[-1], runs[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
