@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.history import begin_chain
 from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, row_of_entry
+from asyncbackup.catalog.runs import INSERT_RUN, row_of_run
 from asyncbackup.model import Pending
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ async def replace_contents(
 ) -> None:
     """Forget every entry and run, and take these instead, as what the last of ``runs`` committed.
 
+    The next snapshot may rest on that last one, so its ``depth`` has to be the
+    one in the header of its manifest.
+
     One transaction: whatever ``batches`` raises, or a crash at any point,
     leaves the catalog as it was. ``meta`` is stored beside, replacing values
     of the same names. Unfinished uploads stay in their journal.
@@ -38,10 +43,9 @@ async def replace_contents(
         async for batch in batches:
             rows = [row_of_entry(storable(entry), Pending.COMMITTED) for entry in batch]
             await connection.executemany(_INSERT, rows)
-        await connection.executemany(
-            "INSERT INTO runs (run, started_ns, finished_ns, committed) VALUES (?, ?, ?, ?)",
-            [(run.run, run.started_ns, run.finished_ns, int(run.committed)) for run in runs],
-        )
+        await connection.executemany(INSERT_RUN, [row_of_run(run) for run in runs])
+        if runs:
+            await begin_chain(connection, runs[-1].run)
         await connection.executemany(
             "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(meta.items())
         )

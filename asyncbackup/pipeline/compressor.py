@@ -78,22 +78,26 @@ class Compressor:
             while True:
                 try:
                     # One at a time: a block is work for long, and other tasks shall take the next.
-                    [item] = await payloads.receive_some(1)
+                    items = await payloads.receive_some(1)
                 except EndOfChannel:
                     return
-                if not isinstance(item, PartPayload | UploadEnd | AbandonUpload) or (
-                    not item.upload.compression
-                ):
+                item = items.pop()
+                if isinstance(item, PartPayload | UploadEnd | AbandonUpload) and item.upload.compression:
+                    await self._compress(item, compressor, onwards)
+                else:
                     await onwards.send(item)
-                    continue
-                # Lined up before anything is waited for, or another task might overtake.
-                frames, waiting = self._line_up(item)
-                if isinstance(item, PartPayload):
-                    waiting.frames = await self._gate.run(compressor.frame, [item.body])
-                    waiting.leased = min(item.leased, sum(map(len, waiting.frames)))
-                    self._budget.release(item.leased - waiting.leased)
-                    waiting.ready = True
-                await self._join(frames, onwards)
+                # While this task waits for more it must not hold on to what it has passed on.
+                del item
+
+    async def _compress(self, item: Item, compressor: FrameCompressor, onwards: Sender[Payload]) -> None:
+        # Lined up before anything is waited for, or another task might overtake.
+        frames, waiting = self._line_up(item)
+        if isinstance(item, PartPayload):
+            waiting.frames = await self._gate.run(compressor.frame, [item.body])
+            waiting.leased = min(item.leased, sum(map(len, waiting.frames)))
+            self._budget.release(item.leased - waiting.leased)
+            waiting.ready = True
+        await self._join(frames, onwards)
 
     def _line_up(self, item: Item) -> tuple[_Frames, _Waiting]:
         frames = self._uploads.get(item.upload)

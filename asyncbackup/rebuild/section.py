@@ -28,7 +28,7 @@ from asyncbackup.rebuild.summary import (
     RebuildSummary,
     Unrecovered,
 )
-from asyncbackup.repository.manifests import ManifestUpload, read_manifest
+from asyncbackup.repository.manifests import ManifestUpload, read_header, read_manifest
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
 
@@ -157,7 +157,8 @@ class _Rebuild:
             # Runs above it are left out: what they uploaded is uploaded again, which costs time alone.
             known = [snapshot.id for snapshot in snapshots[: place + 1]]
             try:
-                await self._fill(repository, existing, known, read_manifest(repository, run))
+                depth = (await read_header(repository, run)).depth
+                await self._fill(repository, existing, known, read_manifest(repository, run), depth=depth)
             except (FormatError, ObjectMissingError) as error:
                 self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
                 self._tally = Tally()
@@ -219,8 +220,10 @@ class _Rebuild:
         existing: Catalog | None,
         known: list[RunId],
         batches: AsyncGenerator[list[Entry], None],
+        *,
+        depth: int = 0,
     ) -> None:
-        """Replace the contents of the catalog, or make one."""
+        """Replace the contents of the catalog, or make one. ``depth`` is that of the last one's manifest."""
         identity = CatalogIdentity(self._section.name, self._section.destination, repository.repository_id)
         # The last one counts as not ended: the next run then looks once for uploads that a lost
         # database can no longer tell of.
@@ -229,7 +232,7 @@ class _Rebuild:
             for run in known
         ]
         runs[-1] = RunRecord(
-            run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True
+            run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True, depth=depth
         )
         meta = {DESCRIPTOR: repository.descriptor_bytes, "identity": msgspec.json.encode(identity)}
         async with aclosing(self._counted(batches)) as counted:
