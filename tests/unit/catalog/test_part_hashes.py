@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.history import SnapshotPlan
 from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.model import Entry, Extent, Pending, RunId
 from asyncbackup.resume import PartHashes
@@ -21,10 +22,6 @@ EARLIER = msgspec.structs.replace(MADE, run="20260101T000000Z-0000", hashes=b"4"
 def large(made: PartHashes, path: bytes = b"d/large") -> Entry:
     extent = Extent(run=made.run, key=made.key, length=12, part_size=made.part_size)
     return msgspec.structs.replace(entry(path), extent=extent)
-
-
-async def commit(catalog: Catalog) -> None:
-    await catalog.history.commit(RunId(RUN), await catalog.history.plan())
 
 
 def test_a_part_is_compared_with_that_of_its_number() -> None:
@@ -50,7 +47,7 @@ async def test_a_commit_forgets_the_parts_of_what_no_entry_refers_to(catalog: Ca
     await catalog.entries.save([(large(EARLIER), Pending.COMMITTED)])
     await catalog.entries.save([(large(MADE), Pending.CHANGED)])
     assert await catalog.uploads.parts_of(EARLIER.run, EARLIER.key) == EARLIER, "the run may yet fail"
-    await commit(catalog)
+    await catalog.history.commit(RunId(RUN), SnapshotPlan())
     assert await catalog.uploads.parts_of(EARLIER.run, EARLIER.key) is None
     assert await catalog.uploads.parts_of(MADE.run, MADE.key) == MADE
 
@@ -58,10 +55,10 @@ async def test_a_commit_forgets_the_parts_of_what_no_entry_refers_to(catalog: Ca
 async def test_a_content_may_have_moved(catalog: Catalog) -> None:
     await catalog.uploads.ended("", made=MADE)
     await catalog.entries.save([(large(MADE), Pending.DELETED), (large(MADE, b"moved"), Pending.NEW)])
-    await commit(catalog)
+    await catalog.history.commit(RunId(RUN), SnapshotPlan())
     assert await catalog.uploads.parts_of(MADE.run, MADE.key) == MADE
     await catalog.entries.bury([(b"moved", False)])
-    await commit(catalog)
+    await catalog.history.commit(RunId(RUN), SnapshotPlan())
     assert await catalog.uploads.parts_of(MADE.run, MADE.key) is None
 
 
