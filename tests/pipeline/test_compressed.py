@@ -19,8 +19,9 @@ from asyncbackup.format.envelope import MAGIC, UNKNOWN_SIZE, Opener, sealed_size
 from asyncbackup.format.metadata import describe_object
 from asyncbackup.repository.open import open_repository
 from asyncbackup.store.checksums import composite_checksum, single_checksum
+from asyncbackup.verify.section import verify_section
 from tests.servers.proxy import Exchange, FaultProxy
-from tests.workbench import MIB, Workbench
+from tests.workbench import MIB, Workbench, picture
 
 if TYPE_CHECKING:
     from asyncbackup.model import Extent
@@ -54,6 +55,13 @@ async def stored_of(bench: Workbench, name: bytes) -> tuple[Extent, bytes, dict[
         info = await repository.store.head(key)
         assert info.size == entry.extent.length
         return entry.extent, await repository.store.get(key, limit=info.size), dict(info.metadata)
+
+
+async def check(bench: Workbench) -> None:
+    """The newest snapshot restores to what the tree is, and verifies, read to the last byte."""
+    assert picture(await bench.restored()) == picture(bench.tree)
+    verified = await verify_section(bench.settings, bench.section, read_percent=100.0)
+    assert not verified.damaged
 
 
 @pytest.fixture
@@ -126,6 +134,7 @@ async def test_a_large_file_in_parts(
     assert described.entry.size == len(content)
     assert summary.peak_inflight_bytes <= bench.settings.memory_limit_bytes
     assert (await bench.run()).files_unchanged == 2
+    await check(bench)
 
 
 async def test_sealed_after_compression(sealed_bench: Workbench) -> None:
@@ -156,6 +165,7 @@ async def test_sealed_after_compression(sealed_bench: Workbench) -> None:
         assert "asyncbackup-sha256" not in metadata
     extent, stored, _ = await stored_of(bench, b"app.log")
     assert len(stored) > extent.part_size, "several parts"
+    await check(bench)
 
 
 async def test_several_large_files_within_a_small_budget(zstd_bench: Workbench) -> None:
@@ -198,6 +208,7 @@ async def test_names_of_a_compressed_file(zstd_bench: Workbench) -> None:
     # Of parts nobody knows the checksum that one object would have: the second name is a stand-in.
     entries = await bench.entries()
     assert entries[b"large too"].extent == entries[b"large"].extent
+    await check(bench)
 
 
 async def test_a_stopped_upload_is_begun_anew(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
