@@ -168,20 +168,26 @@ async def test_sealed_after_compression(sealed_bench: Workbench) -> None:
     await check(bench)
 
 
-async def test_several_large_files_within_a_small_budget(zstd_bench: Workbench) -> None:
-    """Nothing waits for itself: parts that are not full yet, noise beside, and hardly any memory."""
+@pytest.mark.parametrize("packed", [False, True], ids=["mirror", "packed"])
+async def test_several_large_files_within_a_small_budget(zstd_bench: Workbench, packed: bool) -> None:
+    """Nothing waits for itself: parts that are not full yet, an open pack, noise, and hardly any memory."""
     bench = zstd_bench
+    bench.configure(packed=packed)
     bench.settings = msgspec.structs.replace(bench.settings, memory_limit_bytes=21 * MIB)
     contents = {f"log{number}": log_lines(11 * MIB + number) for number in range(6)}
     contents |= {f"noise{number}": os.urandom(7 * MIB + number) for number in range(4)}
+    contents |= {f"z/small{number}": os.urandom(300_000) for number in range(10)}
     for name, content in contents.items():
         bench.write(name, content)
     summary = await bench.run()
     assert summary.peak_inflight_bytes <= 21 * MIB
-    for name, content in contents.items():
-        extent, stored, _ = await stored_of(bench, name.encode())
-        assert extent.compression == ("zstd" if name.startswith("log") else "")
-        assert (zstd_reads(stored) if extent.compression else stored) == content
+    entries = await bench.entries()
+    for name in contents:
+        extent = entries[name.encode()].extent
+        assert extent is not None
+        assert extent.in_pack == (packed and name.startswith("z/"))
+        assert extent.compression == ("zstd" if name.startswith("log") or extent.in_pack else "")
+    await check(bench)
 
 
 async def test_a_budget_without_room_compresses_small_files_alone(zstd_bench: Workbench) -> None:
@@ -254,6 +260,20 @@ async def test_compression_goes_before_taking_parts_over(zstd_bench: Workbench) 
     extent, stored, _ = await stored_of(bench, b"text")
     assert extent.compression == "zstd"
     assert zstd_reads(stored) == text + b"!"
+
+
+async def test_a_further_name_of_what_lies_in_a_pack(zstd_bench: Workbench) -> None:
+    bench = zstd_bench
+    bench.configure(packed=True)
+    first = bench.write("first", log_lines(5000))
+    os.link(first, bench.tree / "second")
+    await bench.run()
+    bench.configure(packed=False)
+    os.link(first, bench.tree / "third")
+    await bench.run()
+    entries = await bench.entries()
+    assert entries[b"third"].extent == entries[b"first"].extent, "a copy would be one of the pack"
+    await check(bench)
 
 
 async def test_a_run_without_compression_leaves_what_is_compressed(zstd_bench: Workbench) -> None:
