@@ -16,7 +16,7 @@ import pytest
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.engine import run_section
-from asyncbackup.errors import AuthenticationError, KeyUnlockError
+from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError
 from asyncbackup.format.descriptor import FLOOR
 from asyncbackup.format.envelope import MAGIC
 from asyncbackup.initialise import create_database
@@ -203,14 +203,43 @@ async def test_of_very_many_plain_manifests_the_newest_are_vouched_for(
 
 
 async def test_a_difference_never_crosses_the_switch(bench: Switched) -> None:
-    for enabled in (True, False, True):
-        await bench.save(f"before {enabled}")
-        async with _opened(bench) as (repository, catalog):
-            assert await may_have_base(repository, catalog)
-        await bench.switch(enabled)
-        async with _opened(bench) as (repository, catalog):
-            assert not await may_have_base(repository, catalog)
-        await bench.run()
+    for number in range(20):
+        bench.write(f"file {number}")
+    based: list[tuple[bool, bool]] = []
+    for enabled in (False, False, True, True, False, False):
+        if based and based[-1][0] is not enabled:
+            await bench.switch(enabled)
+            async with _opened(bench) as (repository, catalog):
+                assert not await may_have_base(repository, catalog)
+        header = await bench.header((await bench.save(f"another {len(based)}")).snapshot)
+        based.append((enabled, header.base is not None))
+    assert based == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
+    await bench.restores_all()
+    # A chain of plain snapshots is vouched for whole.
+    await bench.switch(True)
+    await bench.save("the last")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
+
+
+async def test_a_swapped_base_of_a_plain_snapshot_is_refused(bench: Switched) -> None:
+    for number in range(20):
+        bench.write(f"file {number}")
+    base, upon = (await bench.save("a")).snapshot, (await bench.save("b")).snapshot
+    assert (await bench.header(upon)).base == base
+    await bench.switch(True)
+    await bench.save("c")
+    await _plant(bench, RunId(base))
+    with pytest.raises(FormatError, match=rf"{base}|{upon}"):
+        await bench.restored(snapshot=upon)
+    assert not _files_below(bench.base / "restored")
 
 
 async def test_a_rebuilt_database_knows_how_its_snapshot_was_written(bench: Switched) -> None:
