@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from asyncbackup.model import Entry
+    from asyncbackup.model import Entry, Pack
     from asyncbackup.repository.open import Repository
     from asyncbackup.store.base import PartReceipt, UploadId
 
@@ -78,6 +78,11 @@ class ManifestUpload:
             await self._repository.threads.run(self._encode, entries)
         else:
             self._encode(entries)
+        await self._send_full_parts()
+
+    async def add_packs(self, packs: Sequence[Pack]) -> None:
+        """Append packs, in the order of (run, key) over all calls, after all entries. Raises as ``add``."""
+        self._take(self._writer.add_packs(packs))
         await self._send_full_parts()
 
     async def commit(self, trailer: ManifestTrailer) -> ManifestReceipt:
