@@ -52,6 +52,7 @@ from asyncbackup.text import local_path
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 
+    from asyncbackup.catalog.contents import ContentTable
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.model import Failure
@@ -72,6 +73,11 @@ FAILURES_IN_CATALOG = 100
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor, so that a run need not fetch it."""
 
+CONTENTS_KEPT = "contents"
+"""In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
+KEPT = b"1"
+
+PACK_BYTES = 16 * 1024 * 1024
 MIN_PART_BYTES = 5 * 1024 * 1024
 
 
@@ -128,7 +134,14 @@ class _Run:
         self._counters = counters
         self._stop = stop
         self._scan_ahead = scan_ahead
-        self._detector = Detector(catalog.entries, catalog.links, counters, checksum=checksum)
+        self._detector = Detector(
+            catalog.entries,
+            catalog.links,
+            counters,
+            checksum=checksum,
+            find_moved=section.packed,
+            links_together_below=self._pack_below_bytes if section.packed else 0,
+        )
         self._walk_settings = _walk_settings(settings, section)
         self._began = time.monotonic()
 
@@ -151,13 +164,15 @@ class _Run:
             await catalog.runs.begin(run, started_ns=started_ns)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
-            recorder = Recorder(catalog.entries, self._counters)
+            contents = await self._contents()
+            recorder = Recorder(catalog.entries, self._counters, contents=contents, run=run)
             async with open_transfer(
-                self._transfer_settings(repository, run, resumable),
+                await self._transfer_settings(repository, run, resumable),
                 repository.store,
                 catalog.uploads,
                 self._counters,
                 self._stop,
+                contents,
             ) as transfer:
                 sampler = LimitSampler(transfer.budget, self._counters)
                 with single_error():
@@ -224,7 +239,7 @@ class _Run:
         sampler.watch(changes, transfer)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
-                group.create_task(transfer.run(changes, outcomes_in.clone()))
+                group.create_task(transfer.run(changes, outcomes_in.clone(), in_order=True))
             group.create_task(recorder.run(outcomes))
             with changes_in:
                 if not self._stop.requested:
@@ -273,9 +288,32 @@ class _Run:
         async with ManifestUpload(repository, header) as upload:
             async for page in self._catalog.entries.in_order():
                 await upload.add(page)
+            async for packs in self._catalog.contents.packs():
+                await upload.add_packs(packs)
             await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(failures)))
 
-    def _transfer_settings(
+    @property
+    def _pack_below_bytes(self) -> int:
+        return min(self._section.pack_below_bytes, self._pack_size_bytes)
+
+    @property
+    def _pack_size_bytes(self) -> int:
+        # An eighth: one pack that is open and those on their way leave room for what is read meanwhile.
+        return min(PACK_BYTES, self._settings.memory_limit_bytes // 8)
+
+    async def _contents(self) -> ContentTable | None:
+        """Where contents are found by their digest; ``None`` in a mirror, which never asks."""
+        kept = await self._catalog.read_meta(CONTENTS_KEPT) == KEPT
+        if not self._section.packed:
+            if kept:
+                await self._catalog.write_meta(CONTENTS_KEPT, b"")
+            return None
+        if not kept:
+            await self._catalog.contents.take_over_entries()
+            await self._catalog.write_meta(CONTENTS_KEPT, KEPT)
+        return self._catalog.contents
+
+    async def _transfer_settings(
         self, repository: Repository, run: RunId, resumable: Mapping[bytes, ResumableUpload]
     ) -> TransferSettings:
         settings = self._settings
@@ -291,6 +329,11 @@ class _Run:
             memory_limit_bytes=settings.memory_limit_bytes,
             key=repository.key,
             resumable=resumable,
+            packed=self._section.packed,
+            pack_below_bytes=self._pack_below_bytes,
+            pack_size_bytes=self._pack_size_bytes,
+            zstd_level=self._section.zstd_level,
+            run_started=await self._catalog.runs.started() if self._section.packed else {},
         )
 
     def _on_retry(self, reason: str) -> None:
@@ -345,13 +388,15 @@ def _outcome_channel(settings: Settings) -> tuple[Sender[Outcome], Receiver[Outc
 
 
 def _change_of_link(link: DeferredLink) -> Change:
+    first = link.first_path == link.entry.path
     return Change(
         entry=link.entry,
-        action=Action.LINK,
+        action=Action.UPLOAD if first else Action.LINK,
         pending=link.pending,
         known=link.known,
         known_pending=link.known_pending,
         link_to=link.first,
+        first_path=link.first_path,
     )
 
 

@@ -47,6 +47,8 @@ class Action(enum.IntEnum):
     """Mode, owner, group or times moved: record, upload no content."""
     LINK = 4
     """A further name of an inode whose content another entry carries."""
+    MOVED = 5
+    """A new path of an inode that another row knows: take its content over, or read after all."""
 
 
 class Pending(enum.IntEnum):
@@ -174,7 +176,10 @@ class Change(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     known: Entry | None = None
     known_pending: Pending = Pending.COMMITTED
     link_to: Entry | None = None
-    """``Action.LINK`` only: the entry that carries the content."""
+    """``Action.LINK``: the entry that carries the content, if it is saved already. ``Action.MOVED``: the
+    row that knows the inode."""
+    first_path: bytes = b""
+    """``Action.LINK`` only: the path of the entry that carries the content."""
 
 
 class UploadReceipt(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -13,6 +13,7 @@ import msgspec
 from asyncbackup.config import EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.engine import run_section
 from asyncbackup.initialise import create_database
+from asyncbackup.repository.create import create_repository
 from asyncbackup.repository.manifests import read_manifest
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.snapshots import list_snapshots
@@ -20,7 +21,7 @@ from asyncbackup.restore import restore_section
 
 if TYPE_CHECKING:
     from asyncbackup.flow.stop import StopRequest
-    from asyncbackup.model import Entry, RunSummary
+    from asyncbackup.model import Entry, Pack, RunSummary
     from asyncbackup.restore import RestoreSummary
 
 PASSPHRASE = "correct horse battery staple"
@@ -61,6 +62,10 @@ class Workbench:
     async def initialise(self) -> None:
         await create_database(self.settings, self.section)
 
+    async def initialise_again(self) -> None:
+        """What ``initdb`` does to a repository that is there: a key slot where one is wanted now."""
+        await create_repository(self.settings, self.section)
+
     async def run(
         self, *, dry_run: bool = False, checksum: bool = False, stop: StopRequest | None = None
     ) -> RunSummary:
@@ -91,6 +96,19 @@ class Workbench:
         async with open_repository(self.settings, self.section) as repository:
             run = snapshot or (await list_snapshots(repository))[-1].id
             return {e.path: e async for page in read_manifest(repository, run) for e in page}
+
+    async def packs(self, snapshot: str | None = None) -> list[Pack]:
+        """The packs that a snapshot's manifests describe, the newest's unless one is named."""
+        found: list[Pack] = []
+
+        async def take(packs: list[Pack]) -> None:
+            found.extend(packs)
+
+        async with open_repository(self.settings, self.section) as repository:
+            run = snapshot or (await list_snapshots(repository))[-1].id
+            async for _ in read_manifest(repository, run, on_packs=take):
+                pass
+        return found
 
     async def snapshots(self) -> list[str]:
         async with open_repository(self.settings, self.section) as repository:

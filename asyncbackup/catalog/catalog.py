@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.contents import ContentTable
 from asyncbackup.catalog.database import WriteLock, connect, exists_already, translated
 from asyncbackup.catalog.entries import EntryTable
 from asyncbackup.catalog.links import LinkTable
@@ -38,7 +39,7 @@ class Catalog:
 
     ``entries`` is the tree as saved, ``runs`` the runs and snapshots, ``uploads``
     the journal of unfinished multipart uploads, ``links`` what one run notes
-    of hard links.
+    of hard links, ``contents`` what is stored by digest, and the packs.
     """
 
     def __init__(self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity) -> None:
@@ -46,6 +47,7 @@ class Catalog:
         self.path = path
         self.identity = identity
         self.entries = EntryTable(connection, lock, path)
+        self.contents = ContentTable(connection, lock, path)
         self.runs = RunTable(connection, lock, path)
         self.uploads = UploadTable(connection, lock, path)
         self.links = LinkTable(connection, lock, path)

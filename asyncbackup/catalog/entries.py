@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from asyncbackup.catalog.database import WriteLock, translated
-from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, entry_of_row, row_of_entry
+from asyncbackup.catalog.rows import (
+    COLUMNS,
+    DEV,
+    INO,
+    PLACEHOLDERS,
+    Row,
+    entry_of_row,
+    row_of_entry,
+    signed,
+)
 from asyncbackup.model import Entry, Pending, split_path
 
 if TYPE_CHECKING:
@@ -68,6 +77,15 @@ class EntryTable:
             f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name LIMIT ?",
             (*parameters, limit),
         )
+
+    async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]:
+        """The rows of (device, inode) pairs, deleted entries too; at most some thousand are asked for."""
+        marks = ",".join("?" * len(inodes))
+        rows = await self._fetch(
+            f"{_SELECT} WHERE ino != 0 AND ino IN ({marks})", tuple(signed(ino) for _, ino in inodes)
+        )
+        wanted = {(signed(dev), signed(ino)) for dev, ino in inodes}
+        return [row for row in rows if (row[DEV], row[INO]) in wanted]
 
     async def get(self, path: bytes) -> Entry | None:
         """The entry of one path, unless it was deleted."""

@@ -74,22 +74,19 @@ class LinkTable:
             )
 
     async def deferred(self) -> AsyncIterator[list[DeferredLink]]:
-        """The kept names in pages, each with the rows that are saved by now."""
-        after = b""
-        first = True
+        """The kept names in pages, each with the rows that are saved by now.
+
+        If the first name of a file was kept as well, all names of the file come in
+        one page, that one before the others, whose ``first`` then is not known yet.
+        """
+        after: tuple[bytes, bytes] | None = None
         while True:
-            with translated(self._path):
-                rows = list(
-                    await self._connection.execute_fetchall(
-                        "SELECT path, entry, pending, first FROM links WHERE path > ? OR ? "
-                        "ORDER BY path LIMIT ?",
-                        (after, first, PAGE_ROWS),
-                    )
-                )
+            rows = await self._page(after)
             if not rows:
                 return
-            first = False
-            after = rows[-1][0]
+            after = (rows[-1][3], rows[-1][0])
+            kept = {bytes(path) for path, _, _, first in rows if path == first}
+            rows.sort(key=lambda row: (row[3], row[0] != row[3], row[0]))
             wanted = {bytes(row[0]) for row in rows} | {bytes(row[3]) for row in rows}
             saved = await self._saved(sorted(wanted))
             nothing = (None, Pending.COMMITTED)
@@ -103,10 +100,32 @@ class LinkTable:
                         known=known,
                         known_pending=known_pending,
                         first_path=bytes(first_path),
-                        first=saved.get(bytes(first_path), nothing)[0],
+                        first=None if first_path in kept else saved.get(bytes(first_path), nothing)[0],
                     )
                 )
             yield page
+
+    async def _page(self, after: tuple[bytes, bytes] | None) -> list[tuple[bytes, bytes, int, bytes]]:
+        """The next names in the order of (first, path), and all others of the last one's file if its
+        first name is among what was kept."""
+        select = "SELECT path, entry, pending, first FROM links"
+        order = "ORDER BY first, path"
+        with translated(self._path):
+            if after is None:
+                found = await self._connection.execute_fetchall(f"{select} {order} LIMIT ?", (PAGE_ROWS,))
+            else:
+                found = await self._connection.execute_fetchall(
+                    f"{select} WHERE (first, path) > (?, ?) {order} LIMIT ?", (*after, PAGE_ROWS)
+                )
+            rows = cast("list[tuple[bytes, bytes, int, bytes]]", list(found))
+            if len(rows) == PAGE_ROWS:
+                rest = await self._connection.execute_fetchall(
+                    f"{select} WHERE first = ? AND path > ? "  # noqa: S608 - constants only
+                    f"AND EXISTS (SELECT 1 FROM links WHERE path = ? AND first = ?) {order}",
+                    (rows[-1][3], rows[-1][0], rows[-1][3], rows[-1][3]),
+                )
+                rows += cast("list[tuple[bytes, bytes, int, bytes]]", list(rest))
+        return rows
 
     async def _saved(self, paths: Sequence[bytes]) -> dict[bytes, tuple[Entry, Pending]]:
         with translated(self._path):

@@ -20,6 +20,7 @@ Row: TypeAlias = tuple[SqlValue, ...]
 
 # Positions that the change detector compares without building an Entry.
 PENDING, MODE, SIZE, MTIME_NS, CTIME_NS, UID, GID, NLINK = range(2, 10)
+DEV, INO = range(26, 28)
 
 _INT64 = 1 << 63
 _UINT64 = 1 << 64

@@ -65,6 +65,12 @@ class RunTable:
         """Every run, oldest first."""
         return await self._select("ORDER BY run")
 
+    async def started(self) -> dict[str, int]:
+        """When each run began, in ns since 1970."""
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall("SELECT run, started_ns FROM runs")
+        return {str(run): int(started_ns) for run, started_ns in rows}
+
     async def last(self) -> RunRecord | None:
         """The run begun last, however it ended."""
         records = await self._select("ORDER BY run DESC LIMIT 1")

@@ -139,4 +139,6 @@ CREATE TABLE links (
     pending INTEGER NOT NULL,
     first BLOB NOT NULL
 ) WITHOUT ROWID;
+
+CREATE INDEX links_first ON links (first, path);
 """

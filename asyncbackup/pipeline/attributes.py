@@ -122,4 +122,6 @@ def entry_of_source(
         hardlink=f"{seen.dev:x}:{seen.ino:x}" if linked else "",
         sparse=kind is Kind.FILE and seen.blocks * 512 < seen.size,
         xattrs=xattrs,
+        dev=seen.dev,
+        ino=seen.ino,
     )

@@ -55,6 +55,8 @@ class KnownEntries(Protocol):
         self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int
     ) -> list[Row]: ...
 
+    async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]: ...
+
 
 class KnownLinks(Protocol):
     """What the detector asks of the catalog's hard links."""
@@ -65,15 +67,28 @@ class KnownLinks(Protocol):
 
 
 class Detector:
-    """Compares listings with the catalog. With ``checksum`` every file is read, whatever its stat says."""
+    """Compares listings with the catalog. With ``checksum`` every file is read, whatever its stat says.
+
+    With ``find_moved`` a new path of a known inode is taken for the file that it was. Linked files below
+    ``links_together_below`` bytes wait for their further names, so that all come together.
+    """
 
     def __init__(
-        self, entries: KnownEntries, links: KnownLinks, counters: RunCounters, *, checksum: bool = False
+        self,
+        entries: KnownEntries,
+        links: KnownLinks,
+        counters: RunCounters,
+        *,
+        checksum: bool = False,
+        find_moved: bool = False,
+        links_together_below: int = 0,
     ) -> None:
         self._entries = entries
         self._links = links
         self._counters = counters
         self._checksum = checksum
+        self._find_moved = find_moved and not checksum
+        self._links_together_below = links_together_below
 
     async def run(
         self,
@@ -152,6 +167,8 @@ class Detector:
                 path = join_path(_bytes(row[0]), _bytes(row[1]))
                 await outcomes.send(Buried(path=path, subtree=stat.S_ISDIR(_int(row[MODE]))))
         found = await self._set_links_aside(found)
+        if self._find_moved:
+            found = await self._recognise_moved(found)
         for part in _batches(found):
             await changes.send(part)
 
@@ -218,11 +235,37 @@ class Detector:
         aside: dict[int, tuple[SourceEntry, Pending, bytes]] = {}
         for change in linked:
             first = firsts[inode_label(change.entry)]
-            if change.action is not Action.METADATA and first != change.entry.path:
+            waits = first != change.entry.path or (
+                change.action is Action.UPLOAD and change.entry.size < self._links_together_below
+            )
+            if change.action is not Action.METADATA and waits:
                 aside[id(change)] = (change.entry, change.pending, first)
         if aside:
             await self._links.defer(aside.values())
         return [change for change in found if id(change) not in aside]
+
+    async def _recognise_moved(self, found: list[Change]) -> list[Change]:
+        """Turn new files whose inode, size and mtime another row has into moved ones."""
+        wanted = {
+            (change.entry.dev, change.entry.ino): change
+            for change in found
+            if change.known is None and change.entry.nlink == 1 and _is_content(change.entry)
+        }
+        if not wanted:
+            return found
+        moved: dict[int, Change] = {}
+        for row in await self._entries.rows_of_inodes(list(wanted)):
+            was = entry_of_row(row)
+            change = wanted[was.dev, was.ino]
+            seen = change.entry
+            same = (was.size, was.mtime_ns) == (seen.size, seen.mtime_ns)
+            if same and was.kind is Kind.FILE and was.sha256 and was.extent is not None:
+                moved[id(change)] = msgspec.structs.replace(change, action=Action.MOVED, link_to=was)
+        return [moved.get(id(change), change) for change in found]
+
+
+def _is_content(entry: SourceEntry) -> bool:
+    return stat.S_ISREG(entry.mode) and entry.size > 0
 
 
 def inode_label(entry: SourceEntry) -> str:

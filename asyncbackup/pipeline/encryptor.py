@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender
-from asyncbackup.format.envelope import Sealer
+from asyncbackup.format.envelope import Sealer, sealed_size
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     CopyPayload,
     LargeUpload,
+    PackPayload,
     PartPayload,
     Payload,
     UploadEnd,
@@ -73,6 +74,7 @@ class Encryptor:
                 except EndOfChannel:
                     return
                 wholes = [item for item in items if isinstance(item, WholePayload) and item.encrypted]
+                packs = [item for item in items if isinstance(item, PackPayload)]
                 # Lined up before anything is waited for, or another task might overtake.
                 messages = [
                     self._line_up(item)
@@ -86,6 +88,8 @@ class Encryptor:
                         await sealed.send(item)
                 if wholes:
                     await sealed.send_all(await self._gate.run(self._seal_wholes, wholes))
+                for pack in packs:
+                    await sealed.send(await self._gate.run(self._seal_pack, pack))
                 for message in messages:
                     await self._seal_next(message, sealed)
 
@@ -100,6 +104,25 @@ class Encryptor:
                 msgspec.structs.replace(payload, body=body, body_sha256=hashlib.sha256(body).digest())
             )
         return done
+
+    def _seal_pack(self, pack: PackPayload) -> PackPayload:
+        sealer = self._sealer(pack.underway.key, pack.size)
+        pieces = [pack.body] if isinstance(pack.body, bytes | bytearray | memoryview) else pack.body
+        # One buffer for all of it, with room for what an update could give at most.
+        body = bytearray(sealed_size(pack.size) + sealer.room_for(0))
+        view = memoryview(body)
+        head = sealer.start()
+        body[: len(head)] = head
+        filled = len(head)
+        for piece in pieces:
+            filled += sealer.update_into(piece, view[filled:])
+        tail = sealer.finalize()
+        view[filled : filled + len(tail)] = tail
+        filled += len(tail)
+        stored = view[:filled]
+        return msgspec.structs.replace(
+            pack, body=stored, size=filled, body_sha256=hashlib.sha256(stored).digest()
+        )
 
     def _sealer(self, key: str, size: int) -> Sealer:
         settings = self._settings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from asyncbackup.model import Entry, Extent, Pending
-from asyncbackup.store.base import Buffer, PartReceipt, UploadId
+from asyncbackup.pipeline.underway import PackUnderway, Underway
+from asyncbackup.store.base import Body, Buffer, PartReceipt, UploadId
 
 if TYPE_CHECKING:
     from asyncbackup.resume import ResumableUpload
@@ -31,6 +32,7 @@ class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     encrypted: bool
     leased: int
     bytes_read: int
+    underway: Underway | None = None
 
 
 class LargeUpload:
@@ -56,6 +58,7 @@ class LargeUpload:
         "run",
         "sealed",
         "stored_size",
+        "underway",
         "upload_id",
     )
 
@@ -88,6 +91,8 @@ class LargeUpload:
                 )
         self.creating = asyncio.Lock()
         self.in_flight = 0
+        self.underway: Underway | None = None
+        """What others wait for who share the content, once its digest is known."""
         self.end: UploadEnd | None = None
         self.abandoned = False
 
@@ -128,4 +133,40 @@ class CopyPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     first_path: bytes
 
 
-Payload: TypeAlias = WholePayload | PartPayload | UploadEnd | AbandonUpload | CopyPayload
+class PackItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One entry on its way to a pack, or to an object of its own unless its content is known.
+
+    ``entry`` lacks its extent. ``known`` is where its content lies already,
+    ``link_to`` the path of the file that it is a further name of. ``whole`` is
+    the payload that it becomes if it is too large for a pack.
+    """
+
+    entry: Entry
+    pending: Pending
+    body: Buffer = b""
+    bytes_read: int = 0
+    known: Extent | None = None
+    link_to: bytes = b""
+    whole: WholePayload | None = None
+
+
+class PackBatch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one hop read for packs. ``leased`` is what all its bodies and headers took from the budget,
+    those of ``whole`` payloads apart, which carry their own."""
+
+    items: list[PackItem]
+    leased: int
+
+
+class PackPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A built pack. ``underway`` knows its members, ``body`` are its pieces in order."""
+
+    underway: PackUnderway
+    body: Body
+    size: int
+    body_sha256: bytes
+    encrypted: bool
+    leased: int
+
+
+Payload: TypeAlias = WholePayload | PartPayload | UploadEnd | AbandonUpload | CopyPayload | PackPayload

@@ -7,9 +7,10 @@ batches. Bytes are taken from the budget before they are read.
 
 from __future__ import annotations
 
+import asyncio
 import stat
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -21,18 +22,22 @@ from asyncbackup.pipeline.parts import PartPlan, plan_parts
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     LargeUpload,
+    PackBatch,
+    PackItem,
     PartPayload,
     Payload,
     UploadEnd,
     WholePayload,
 )
 from asyncbackup.pipeline.small_reader import SmallReader
+from asyncbackup.pipeline.underway import Sharer, Underway
 
 if TYPE_CHECKING:
     from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.channel import Receiver, Sender
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.pipeline.holdings import Holdings
     from asyncbackup.pipeline.results import Outcome, Unchanged
     from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.resume import ResumableUpload
@@ -41,35 +46,65 @@ READ_ATTEMPTS = 3
 KEPT_CHANGING = "it kept changing while it was read"
 BATCH_BYTES = 4 * 1024 * 1024
 """Bytes that one hop reads at most, a single larger file apart; a quarter of the budget if that is less."""
+MEMBER_BYTES = 1536
+"""What the headers of a pack's member are counted with."""
+
+
+class Outlets(NamedTuple):
+    """Where a reading task sends to. ``batches`` leads to the packer, in a packed section."""
+
+    payloads: Sender[Payload]
+    outcomes: Sender[Outcome]
+    batches: Sender[PackBatch] | None
 
 
 class Reader:
     """Reads what changed. ``run`` is called by several tasks at once."""
 
     def __init__(
-        self, settings: TransferSettings, budget: ByteBudget, gate: ThreadGate, stop: StopRequest
+        self,
+        settings: TransferSettings,
+        budget: ByteBudget,
+        gate: ThreadGate,
+        stop: StopRequest,
+        holdings: Holdings | None = None,
     ) -> None:
         self._settings = settings
+        self._holdings = holdings
+        self._same_size: dict[int, asyncio.Lock] = {}
+        """By the size of every large file so far: two of one size may be copies."""
         self._budget = budget
         self._gate = gate
         self._stop = stop
         self._small = SmallReader(settings)
-        self._batch_bytes = max(1, min(BATCH_BYTES, budget.limit_bytes // 4))
+        batch_bytes = min(BATCH_BYTES, budget.limit_bytes // 4)
+        if settings.packed:
+            # A pack exceeds its size by a batch at the most.
+            batch_bytes = min(batch_bytes, settings.pack_size_bytes // 4)
+        self._batch_bytes = max(1, batch_bytes)
         self._whole_bytes = min(settings.part_size_bytes, budget.limit_bytes)
 
     async def run(
-        self, changes: Receiver[list[Change]], payloads: Sender[Payload], outcomes: Sender[Outcome]
+        self,
+        changes: Receiver[list[Change]],
+        payloads: Sender[Payload],
+        outcomes: Sender[Outcome],
+        batches: Sender[PackBatch] | None = None,
     ) -> None:
-        """Work until the changes end; once a stop is requested, take changes and read nothing."""
-        with changes, payloads, outcomes:
+        """Work until the changes end; once a stop is requested, take changes and read nothing.
+
+        What is for packs goes to ``batches``, in a packed section.
+        """
+        to = Outlets(payloads, outcomes, batches)
+        with changes, payloads, outcomes, batches if batches is not None else nullcontext():
             async for batch in changes:
                 small, large = self._sort(batch)
                 for part in small:
                     if not self._stop.requested:
-                        await self._read_small(part, payloads, outcomes)
+                        await self._read_small(part, to)
                 for change in large:
                     if not self._stop.requested:
-                        await self._read_large(change, payloads, outcomes)
+                        await self._read_large(change, to)
 
     def _sort(self, batch: list[Change]) -> tuple[list[list[Change]], list[Change]]:
         """Changes to be read together in one hop, and those read part by part."""
@@ -78,8 +113,8 @@ class Reader:
         current: list[Change] = []
         size = 0
         for change in batch:
-            cost = _cost(change)
-            if cost > self._whole_bytes:
+            cost = self._cost(change)
+            if change.action is not Action.MOVED and cost > self._whole_bytes:
                 large.append(change)
                 continue
             if current and size + cost > self._batch_bytes:
@@ -91,50 +126,104 @@ class Reader:
             together.append(current)
         return together, large
 
-    async def _read_small(
-        self,
-        changes: list[Change],
-        payloads: Sender[Payload],
-        outcomes: Sender[Outcome],
-        *,
-        attempts: int = READ_ATTEMPTS,
-    ) -> None:
+    async def _read_small(self, changes: list[Change], to: Outlets, *, attempts: int = READ_ATTEMPTS) -> None:
         # A file that grew since it was listed is not read past the size it was listed with, so
         # what is taken here is what is read at most.
-        taken = await self._budget.acquire(sum(_cost(change) for change in changes))
+        taken = await self._budget.acquire(sum(self._cost(change) for change in changes))
         try:
             results = await self._gate.run(self._small.read, changes)
         except BaseException:
             self._budget.release(taken)
             raise
         kept = sum(payload.leased for payload in results.payloads if isinstance(payload, WholePayload))
-        self._budget.release(taken - kept)
-        await outcomes.send_all(results.outcomes)
-        await payloads.send_all(results.payloads)
+        kept += sum(item.whole.leased for item in results.items if item.whole is not None)
+        batch = PackBatch(
+            items=results.items,
+            leased=sum(len(item.body) + MEMBER_BYTES for item in results.items if item.whole is None),
+        )
+        self._budget.release(taken - kept - batch.leased)
+        await to.outcomes.send_all(results.outcomes)
+        await to.payloads.send_all(results.payloads)
+        if results.items:
+            assert to.batches is not None, "only a packed section has items"
+            await to.batches.send(batch)
         for change in results.grown:
-            await self._read_resized(change, payloads, outcomes, attempts=attempts - 1)
+            await self._read_resized(change, to, attempts=attempts - 1)
 
-    async def _read_resized(
-        self, change: Change, payloads: Sender[Payload], outcomes: Sender[Outcome], *, attempts: int
-    ) -> None:
+    async def _read_resized(self, change: Change, to: Outlets, *, attempts: int) -> None:
         """Read a file that turned out to have another size than it was listed with."""
         if not attempts:
-            await outcomes.send(Failure(path=change.entry.path, reason=KEPT_CHANGING))
+            await to.outcomes.send(Failure(path=change.entry.path, reason=KEPT_CHANGING))
         elif self._stop.requested:
             pass
-        elif _cost(change) > self._whole_bytes:
-            await self._read_large(change, payloads, outcomes, attempts=attempts)
+        elif self._cost(change) > self._whole_bytes:
+            await self._read_large(change, to, attempts=attempts)
         else:
-            await self._read_small([change], payloads, outcomes, attempts=attempts)
+            await self._read_small([change], to, attempts=attempts)
 
-    async def _read_large(
-        self,
-        change: Change,
-        payloads: Sender[Payload],
-        outcomes: Sender[Outcome],
-        *,
-        attempts: int = READ_ATTEMPTS,
-    ) -> None:
+    async def _read_large(self, change: Change, to: Outlets, *, attempts: int = READ_ATTEMPTS) -> None:
+        """Send a large file, unless the section is packed and holds its content already."""
+        if self._holdings is None:
+            resized = await self._send_large(change, to, attempts=attempts)
+        else:
+            size = change.entry.size
+            # A copy that is read beside its original could not know of it.
+            async with self._same_size.setdefault(size, asyncio.Lock()):
+                if await self._holdings.may_hold_size(size) and await self._share_large(change, to):
+                    return
+                resized = await self._send_large(change, to, attempts=attempts)
+        if resized is not None:
+            change, attempts = resized
+            await self._read_resized(change, to, attempts=attempts)
+
+    async def _share_large(self, change: Change, to: Outlets) -> bool:
+        """Read a large file for its digest; whether its content is held, so that nothing is to be sent."""
+        assert self._holdings is not None
+        try:
+            entry = await self._digest_large(change)
+        except SourceError:
+            return False  # sending it will tell
+        if entry is None or self._stop.requested:
+            return self._stop.requested
+        if change.known is not None and change.known.sha256 == entry.sha256 and change.known.extent:
+            await to.outcomes.send(self._small.known_content(change, entry, bytes_read=entry.size))
+            return True
+        item = PackItem(entry=entry, pending=change.pending, bytes_read=entry.size)
+        recent = self._holdings.recent(entry.sha256)
+        if recent is not None:
+            underway, index = recent
+            outcome = underway.share(
+                Sharer(entry=entry, pending=change.pending, bytes_read=entry.size, index=index)
+            )
+            if outcome is not None:
+                await to.outcomes.send(outcome)
+            return True
+        found = await self._holdings.find([entry.sha256])
+        if entry.sha256 not in found:
+            return False
+        item = msgspec.structs.replace(item, known=found[entry.sha256])
+        assert to.batches is not None
+        await to.batches.send(PackBatch(items=[item], leased=0))
+        return True
+
+    async def _digest_large(self, change: Change) -> Entry | None:
+        """A large file's entry with its digest; ``None`` where a stop was requested meanwhile."""
+        async with open_large(self._settings.root, change.entry, self._gate) as file:
+            return await self._digest(file)
+
+    async def _digest(self, file: LargeFile) -> Entry | None:
+        async with aclosing(file.blocks(self._budget, self._whole_bytes)) as blocks:
+            async for block in blocks:
+                try:
+                    await file.digest_block(block, alone=False)
+                finally:
+                    self._budget.release(len(block))
+                if self._stop.requested:
+                    return None
+        return await file.finish()
+
+    async def _send_large(self, change: Change, to: Outlets, *, attempts: int) -> tuple[Change, int] | None:
+        """Send a large file in parts. One that is small by now is given back, with the attempts left."""
         path = change.entry.path
         resumable = self._settings.resumable.get(path)
         reason = KEPT_CHANGING
@@ -144,42 +233,33 @@ class Reader:
                     async with open_large(self._settings.root, change.entry, self._gate) as file:
                         outcome = await self._recheck(change, file)
                     if outcome is not None:
-                        await outcomes.send(outcome)
-                        return
+                        await to.outcomes.send(outcome)
+                        return None
                 if self._stop.requested:
-                    return
+                    return None
                 async with open_large(self._settings.root, change.entry, self._gate) as file:
                     shrunk = file.entry.size <= self._whole_bytes
                     if shrunk:
                         seen = source_entry(change.entry, file.status)
-                    elif await self._send_parts(change, file, resumable, payloads):
-                        return
+                    elif await self._send_parts(change, file, resumable, to.payloads):
+                        return None
                 if shrunk:
-                    change = msgspec.structs.replace(change, entry=seen)
-                    await self._read_resized(change, payloads, outcomes, attempts=attempts - attempt - 1)
-                    return
+                    return msgspec.structs.replace(change, entry=seen), attempts - attempt - 1
             except SourceError as error:
                 reason = error.reason
             resumable = None  # what was sent before belongs to another version of the file
             if self._stop.requested:
-                return
-        await outcomes.send(Failure(path=path, reason=reason))
+                return None
+        await to.outcomes.send(Failure(path=path, reason=reason))
+        return None
 
     async def _recheck(self, change: Change, file: LargeFile) -> UploadReceipt | Unchanged | None:
         """Read without uploading: what to report if the content is the known one, else ``None``."""
         known = change.known
         if known is None or not known.sha256 or known.extent is None or file.entry.size != known.size:
             return None
-        async with aclosing(file.blocks(self._budget, self._whole_bytes)) as blocks:
-            async for block in blocks:
-                try:
-                    await file.digest_block(block, alone=False)
-                finally:
-                    self._budget.release(len(block))
-                if self._stop.requested:
-                    return None
-        entry = await file.finish()
-        if entry.sha256 != known.sha256:
+        entry = await self._digest(file)
+        if entry is None or entry.sha256 != known.sha256:
             return None
         return self._small.known_content(change, entry, bytes_read=entry.size)
 
@@ -229,6 +309,9 @@ class Reader:
                         # The journal keeps what was sent; the next run goes on from there.
                         return True
             entry = await file.finish()
+            if self._holdings is not None:
+                upload.underway = Underway()
+                self._holdings.expect(entry.sha256, upload.underway)
         except SourceError:
             refused = upload.abandoned
             await payloads.send(AbandonUpload(upload=upload))
@@ -237,6 +320,12 @@ class Reader:
             raise
         await payloads.send(UploadEnd(upload=upload, entry=entry, part_count=number, bytes_read=entry.size))
         return True
+
+    def _cost(self, change: Change) -> int:
+        """The bytes that reading a change takes from the budget."""
+        reads = change.action in (Action.UPLOAD, Action.RECHECK) and stat.S_ISREG(change.entry.mode)
+        content = change.entry.size if reads else 0
+        return content + MEMBER_BYTES if self._settings.packed else content
 
     def _plan(self, entry: Entry) -> PartPlan:
         return plan_parts(
@@ -262,12 +351,6 @@ class Reader:
             sealed=settings.sealed,
             resumed=resumable,
         )
-
-
-def _cost(change: Change) -> int:
-    """The bytes that reading a change takes from the budget."""
-    reads = change.action in (Action.UPLOAD, Action.RECHECK) and stat.S_ISREG(change.entry.mode)
-    return change.entry.size if reads else 0
 
 
 def _same_file(upload: ResumableUpload, entry: Entry) -> bool:

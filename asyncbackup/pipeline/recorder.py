@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver
-from asyncbackup.model import Entry, Failure, Kind, Pending, RunCounters, UploadReceipt
-from asyncbackup.pipeline.results import Buried, Outcome, Revived, Unchanged
+from asyncbackup.model import Entry, Failure, Kind, Pack, Pending, RunCounters, UploadReceipt
+from asyncbackup.pipeline.results import Buried, Outcome, PackStored, Revived, Unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,12 +30,30 @@ class EntrySink(Protocol):
     async def revive(self, paths: Iterable[bytes]) -> None: ...
 
 
-class Recorder:
-    """Collects the figures of a run. ``failures`` holds what was not saved, in the order met."""
+class ContentSink(Protocol):
+    """What the recorder asks of the catalog's contents."""
 
-    def __init__(self, entries: EntrySink, counters: RunCounters) -> None:
+    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None: ...
+
+
+class Recorder:
+    """Collects the figures of a run. ``failures`` holds what was not saved, in the order met.
+
+    ``contents`` is given where what ``run`` stores is to be found again by its digest.
+    """
+
+    def __init__(
+        self,
+        entries: EntrySink,
+        counters: RunCounters,
+        *,
+        contents: ContentSink | None = None,
+        run: str = "",
+    ) -> None:
         self.failures: list[Failure] = []
         self._entries = entries
+        self._contents = contents
+        self._run = run
         self._counters = counters
 
     async def run(self, outcomes: Receiver[Outcome]) -> None:
@@ -56,11 +74,23 @@ class Recorder:
         revived = [item.path for item in batch if isinstance(item, Revived)]
         if revived:
             await self._entries.revive(revived)
+        packs = [item for item in batch if isinstance(item, PackStored)]
         rows = [item for item in batch if isinstance(item, UploadReceipt | Unchanged)]
+        for pack in packs:
+            rows += pack.receipts
+        if self._contents is not None:
+            # Packs before the entries that lie in them: a manifest has to describe every one.
+            await self._contents.save(
+                (pack.pack for pack in packs),
+                (row.entry for row in rows if row.entry.extent and row.entry.extent.run == self._run),
+            )
         if rows:
             await self._entries.save((row.entry, row.pending) for row in rows)
         for item in batch:
             self._count(item)
+        for pack in packs:
+            for receipt in pack.receipts:
+                self._count(receipt)
 
     def _count(self, item: Outcome) -> None:
         counters = self._counters

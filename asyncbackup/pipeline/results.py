@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from asyncbackup.model import Entry, Failure, Pending, UploadReceipt
+from asyncbackup.model import Entry, Failure, Pack, Pending, UploadReceipt
 
 
 class Unchanged(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -33,4 +33,11 @@ class Revived(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     path: bytes
 
 
-Outcome: TypeAlias = UploadReceipt | Failure | Unchanged | Buried | Revived
+class PackStored(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A pack that is durable, with the receipts of all its members."""
+
+    pack: Pack
+    receipts: list[UploadReceipt]
+
+
+Outcome: TypeAlias = UploadReceipt | Failure | Unchanged | Buried | Revived | PackStored

@@ -24,7 +24,8 @@ from asyncbackup.model import (
     UploadReceipt,
 )
 from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs, source_entry
-from asyncbackup.pipeline.payload import CopyPayload, Payload, WholePayload
+from asyncbackup.pipeline.birth import was_there
+from asyncbackup.pipeline.payload import CopyPayload, PackItem, Payload, WholePayload
 from asyncbackup.pipeline.results import Outcome, Unchanged
 from asyncbackup.source import open_file, open_folder
 
@@ -34,24 +35,30 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.transfer_settings import TransferSettings
 
 READ_ATTEMPTS = 3
+FIRST_NAME_FAILED = "it changed during the run, or the content under another name of it could not be saved"
 
 
 class SmallResults:
-    """What a batch gave. ``grown`` are changes whose file is larger by now than its bytes were taken for."""
+    """What a batch gave. ``items`` are for packs, ``payloads`` objects of their own. ``grown`` are
+    changes to be read again: their file is larger by now than its bytes were taken for, or it turned
+    out to be another than the one it was taken for."""
 
-    __slots__ = ("grown", "outcomes", "payloads")
+    __slots__ = ("grown", "items", "outcomes", "payloads")
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
+        self.items: list[PackItem] = []
         self.outcomes: list[Outcome] = []
         self.grown: list[Change] = []
 
 
 class SmallReader:
-    """Called in threads; holds no state between calls."""
+    """Called in threads. Between calls it holds only the linked file that was read last, to which
+    further names refer; they come right behind it, in calls that do not overlap."""
 
     def __init__(self, settings: TransferSettings) -> None:
         self._settings = settings
+        self._first: Entry | None = None
 
     def read(self, changes: Sequence[Change]) -> SmallResults:
         """Read every change of a batch; a failure is confined to its entry."""
@@ -84,6 +91,8 @@ class SmallReader:
         elif change.action is Action.METADATA:
             xattrs = read_xattrs(_place(folder, entry.name))
             results.outcomes.append(self._metadata_receipt(change, entry, xattrs))
+        elif change.action is Action.MOVED:
+            self._take_moved(change, folder, results)
         elif stat.S_ISREG(entry.mode):
             self._read_file(change, folder, results)
         elif stat.S_ISLNK(entry.mode):
@@ -118,8 +127,12 @@ class SmallReader:
             digest = hashlib.sha256(body).digest()
             seen = source_entry(change.entry, before)
             entry = entry_of_source(seen, looked_ns=looked_ns, xattrs=xattrs, sha256=digest)
+            if entry.hardlink:
+                self._first = entry
             if change.known is not None and change.known.sha256 == digest and change.known.extent is not None:
                 results.outcomes.append(self.known_content(change, entry, bytes_read=len(body)))
+                if entry.hardlink:
+                    self._first = msgspec.structs.replace(entry, extent=change.known.extent)
             else:
                 self._emit(change, entry, body, digest, results)
             return
@@ -142,18 +155,29 @@ class SmallReader:
 
     def _read_link(self, change: Change, results: SmallResults) -> None:
         first, known = change.link_to, change.known
+        in_hand = self._first is not None and self._first.path == change.first_path
+        if first is None and in_hand:
+            first = self._first
         if (
             first is None
-            or first.extent is None
+            or (first.extent is None and not in_hand)
             or (first.size, first.mtime_ns) != (change.entry.size, change.entry.mtime_ns)
         ):
-            reason = "it changed during the run, or the content under another name of it could not be saved"
-            results.outcomes.append(Failure(path=change.entry.path, reason=reason))
+            results.outcomes.append(Failure(path=change.entry.path, reason=FIRST_NAME_FAILED))
             return
         # One inode: what was read under the first name is the truth for all of them.
         entry = msgspec.structs.replace(first, path=change.entry.path)
         if known is not None and known.sha256 == first.sha256 and known.extent is not None:
             results.outcomes.append(self.known_content(change, entry, bytes_read=0))
+            return
+        if self._settings.packed or first.extent is None:
+            item = PackItem(
+                entry=msgspec.structs.replace(entry, extent=None),
+                pending=change.pending,
+                known=first.extent,
+                link_to=first.path,
+            )
+            results.items.append(item)
             return
         results.payloads.append(
             CopyPayload(
@@ -165,13 +189,29 @@ class SmallReader:
             )
         )
 
+    def _take_moved(self, change: Change, folder: int, results: SmallResults) -> None:
+        """Take over what another row says of this inode, unless the inode may be another file's by now."""
+        seen, moved = change.entry, change.link_to
+        if moved is None or moved.extent is None:
+            raise ValueError(f"nothing is stored of {seen.path!r}")
+        started_ns = self._settings.run_started.get(moved.extent.run, 0)
+        if not was_there(folder, seen, before_ns=started_ns):
+            results.grown.append(msgspec.structs.replace(change, action=Action.UPLOAD, link_to=None))
+            return
+        xattrs = read_xattrs(_place(folder, seen.name))
+        entry = entry_of_source(seen, looked_ns=time.time_ns(), xattrs=xattrs, sha256=moved.sha256)
+        if entry_fits(entry):
+            results.items.append(PackItem(entry=entry, pending=change.pending, known=moved.extent))
+        else:
+            results.outcomes.append(_too_much_metadata(entry))
+
     def known_content(self, change: Change, entry: Entry, *, bytes_read: int) -> UploadReceipt | Unchanged:
         """What to report of a file that was read and holds what is already stored."""
         known = change.known
         if known is None or known.extent is None:
             raise ValueError(f"nothing is stored of {entry.path!r}")
         entry = msgspec.structs.replace(entry, extent=known.extent)
-        if msgspec.structs.replace(entry, ctime_ns=known.ctime_ns) == known:
+        if msgspec.structs.replace(entry, ctime_ns=known.ctime_ns, dev=known.dev, ino=known.ino) == known:
             pending = change.known_pending
             if pending is not Pending.DELETED:
                 return Unchanged(entry=entry, pending=pending, bytes_read=bytes_read)
@@ -195,22 +235,31 @@ class SmallReader:
             results.outcomes.append(_too_much_metadata(entry))
             return
         settings = self._settings
+        if settings.packed and (entry.kind is not Kind.FILE or entry.size < settings.pack_below_bytes):
+            results.items.append(
+                PackItem(entry=entry, pending=change.pending, body=body, bytes_read=len(body))
+            )
+            return
         key = settings.content_key(entry.path, entry.kind)
         # Folders and symlinks are empty objects in every mode: there is nothing to seal.
         sealed = settings.sealed and entry.kind is Kind.FILE
-        results.payloads.append(
-            WholePayload(
-                entry=entry,
-                pending=change.pending,
-                key=key,
-                metadata=object_metadata(entry, key, sealed=sealed),
-                body=body,
-                body_sha256=b"" if sealed else digest,
-                encrypted=sealed,
-                leased=len(body),
-                bytes_read=len(body),
-            )
+        payload = WholePayload(
+            entry=entry,
+            pending=change.pending,
+            key=key,
+            metadata=object_metadata(entry, key, sealed=sealed),
+            body=body,
+            body_sha256=b"" if sealed else digest,
+            encrypted=sealed,
+            leased=len(body),
+            bytes_read=len(body),
         )
+        if settings.packed:
+            # Too large for a pack; sent unless the section holds its content already.
+            item = PackItem(entry=entry, pending=change.pending, bytes_read=len(body), whole=payload)
+            results.items.append(item)
+        else:
+            results.payloads.append(payload)
 
 
 def _too_much_metadata(entry: Entry) -> Failure:

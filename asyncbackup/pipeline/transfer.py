@@ -7,13 +7,15 @@ so that the same three stages can run elsewhere than the rest.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.pipeline.encryptor import Encryptor
+from asyncbackup.pipeline.holdings import Holdings, KnownContents
+from asyncbackup.pipeline.packer import Packer
 from asyncbackup.pipeline.reader import Reader
 from asyncbackup.pipeline.uploader import Uploader
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.model import Change, RunCounters
-    from asyncbackup.pipeline.payload import Payload
+    from asyncbackup.pipeline.payload import PackBatch, Payload
     from asyncbackup.pipeline.results import Outcome
     from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.resume import UploadJournal
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 READER_TASKS = 4
 ENCRYPTOR_TASKS = 2
+PACK_BATCHES = 2
+"""Batches that wait for the packer: enough that it never waits for the readers' next hop."""
 PAYLOADS_PER_REQUEST = 2
 """Payloads that wait for the uploader, for each request that may be under way: enough that no
 request slot waits for the reader, few enough that the budget is not all in the queue."""
@@ -45,12 +49,16 @@ class Transfer:
         journal: UploadJournal,
         counters: RunCounters,
         stop: StopRequest,
+        contents: KnownContents | None = None,
     ) -> None:
         self.budget = ByteBudget(settings.memory_limit_bytes)
+        holdings = Holdings(contents, encrypted=settings.sealed) if contents and settings.packed else None
         self._ready: Receiver[Payload] | None = None
         self._settings = settings
-        self._gate = ThreadGate("transfer", READER_TASKS + (ENCRYPTOR_TASKS if settings.sealed else 0))
-        self._reader = Reader(settings, self.budget, self._gate, stop)
+        threads = READER_TASKS + (ENCRYPTOR_TASKS if settings.sealed else 0) + bool(holdings)
+        self._gate = ThreadGate("transfer", threads)
+        self._reader = Reader(settings, self.budget, self._gate, stop, holdings)
+        self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
         self._encryptor = Encryptor(settings, settings.key, self._gate) if settings.key else None
         self._uploader = Uploader(settings, store, self.budget, journal, counters, stop)
 
@@ -64,10 +72,13 @@ class Transfer:
         """Bodies that are ready and wait for a request slot."""
         return len(self._ready) if self._ready is not None else 0
 
-    async def run(self, changes: Receiver[list[Change]], outcomes: Sender[Outcome]) -> None:
+    async def run(
+        self, changes: Receiver[list[Change]], outcomes: Sender[Outcome], *, in_order: bool = False
+    ) -> None:
         """Work until the changes end and all that they led to is stored.
 
-        Raises an ``ExceptionGroup`` of what went wrong in the stages.
+        With ``in_order`` they are read one batch after another, so that further names of a file find
+        what was read of the first. Raises an ``ExceptionGroup`` of what went wrong in the stages.
         """
         capacity = self._settings.concurrency * PAYLOADS_PER_REQUEST
         into_reader: Sender[Payload]
@@ -76,9 +87,20 @@ class Transfer:
         async with asyncio.TaskGroup() as group:
             # The ends given out are clones; ours close at once, so that a channel ends with its tasks.
             with changes, outcomes, into_reader:
-                for _ in range(READER_TASKS):
-                    task = self._reader.run(changes.clone(), into_reader.clone(), outcomes.clone())
+                into_packer: Sender[PackBatch] | None = None
+                if self._packer is not None:
+                    into_packer, batches = open_channel("for packs", PACK_BATCHES)
+                    task = self._packer.run(batches, into_reader.clone(), outcomes.clone())
                     group.create_task(task)
+                with into_packer if into_packer is not None else nullcontext():
+                    for _ in range(1 if in_order else READER_TASKS):
+                        task = self._reader.run(
+                            changes.clone(),
+                            into_reader.clone(),
+                            outcomes.clone(),
+                            into_packer.clone() if into_packer is not None else None,
+                        )
+                        group.create_task(task)
                 if self._encryptor is not None:
                     into_encryptor: Sender[Payload]
                     into_encryptor, ready = open_channel("sealed", capacity)
@@ -105,9 +127,10 @@ async def open_transfer(
     journal: UploadJournal,
     counters: RunCounters,
     stop: StopRequest,
+    contents: KnownContents | None = None,
 ) -> AsyncIterator[Transfer]:
-    """A transfer that is cleaned up however the block ends."""
-    transfer = Transfer(settings, store, journal, counters, stop)
+    """A transfer that is cleaned up however the block ends. A packed section needs its ``contents``."""
+    transfer = Transfer(settings, store, journal, counters, stop, contents)
     try:
         yield transfer
     finally:

@@ -16,7 +16,12 @@ from asyncbackup.resume import ResumableUpload
 class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``root`` is the section's folder, ``store_prefix_bytes`` the length of the destination's own
     key prefix (it counts against S3's 1,024). ``key`` is ``None`` where nothing is encrypted.
-    ``resumable`` holds the unfinished uploads of earlier runs by path."""
+    ``resumable`` holds the unfinished uploads of earlier runs by path.
+
+    ``packed``: files below ``pack_below_bytes`` go into packs of about ``pack_size_bytes``.
+    ``zstd_level`` is 0 where nothing is compressed. ``run_started`` says when each run began,
+    in ns: what was born before, a run found already there.
+    """
 
     root: bytes
     section: str
@@ -28,6 +33,11 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int
     key: RepositoryKey | None = None
     resumable: Mapping[bytes, ResumableUpload] = {}
+    packed: bool = False
+    pack_below_bytes: int = 0
+    pack_size_bytes: int = 0
+    zstd_level: int = 0
+    run_started: Mapping[str, int] = {}
 
     @property
     def sealed(self) -> bool:

@@ -18,16 +18,18 @@ from asyncbackup.errors import ObjectMissingError, ObjectRefusedError, StoreErro
 from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.format.keys import is_long_key, long_path_key
 from asyncbackup.format.metadata import long_path_fits, object_metadata
-from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Failure, RunCounters, UploadReceipt
+from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Failure, Pack, RunCounters, UploadReceipt
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     CopyPayload,
     LargeUpload,
+    PackPayload,
     PartPayload,
     Payload,
     UploadEnd,
     WholePayload,
 )
+from asyncbackup.pipeline.results import PackStored
 from asyncbackup.resume import PartRecord, ResumableUpload, UploadJournal
 from asyncbackup.store.checksums import composite_checksum, single_checksum
 
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 
 MAX_COPY_BYTES = 5 * 1024**3
 """CopyObject's limit."""
+CONTENT_REFUSED = "another file has the same content, and that could not be stored; run again"
 
 
 class Uploader:
@@ -74,12 +77,14 @@ class Uploader:
         with payloads, outcomes:
             async for payload in payloads:
                 match payload:
-                    case WholePayload() | PartPayload() if self._stop.requested:
+                    case WholePayload() | PartPayload() | PackPayload() if self._stop.requested:
                         self._budget.release(payload.leased)
                     case CopyPayload() if self._stop.requested:
                         pass
                     case WholePayload():
                         await self._send_whole(payload, outcomes)
+                    case PackPayload():
+                        await self._send_pack(payload, outcomes)
                     case PartPayload():
                         payload.upload.in_flight += 1
                         await self._send_part(payload, outcomes)
@@ -107,6 +112,8 @@ class Uploader:
             await self._put_long_path(payload.entry, payload.key)
         except ObjectRefusedError as error:
             await outcomes.send(_refused(payload.entry, error))
+            if payload.underway is not None:
+                await outcomes.send_all(payload.underway.fail(CONTENT_REFUSED))
             return
         finally:
             self._budget.release(payload.leased)
@@ -128,6 +135,29 @@ class Uploader:
                 bytes_uploaded=size,
             )
         )
+        if payload.underway is not None:
+            payload.underway.extents = (extent,)
+            await outcomes.send_all(payload.underway.store())
+
+    async def _send_pack(self, payload: PackPayload, outcomes: Sender[Outcome]) -> None:
+        underway, settings = payload.underway, self._settings
+        try:
+            await self._store.put(settings.object_key(underway.key), payload.body, sha256=payload.body_sha256)
+        except ObjectRefusedError as error:
+            await outcomes.send_all(underway.fail(f"the endpoint refuses its pack: {error.reason}"))
+            return
+        finally:
+            self._budget.release(payload.leased)
+        self._counters.bytes_uploaded += payload.size
+        pack = Pack(
+            run=settings.run,
+            key=underway.key,
+            size=payload.size,
+            checksum=single_checksum(payload.body_sha256),
+            encrypted=payload.encrypted,
+            compression=underway.compression,
+        )
+        await outcomes.send(PackStored(pack=pack, receipts=underway.store()))
 
     async def _put_long_path(self, entry: Entry, key: str, *, run: str | None = None) -> None:
         """A path too long for key and metadata gets an object of its own beside."""
@@ -195,6 +225,8 @@ class Uploader:
         if upload.in_flight:
             return
         if upload.abandoned:
+            if upload.underway is not None:
+                await outcomes.send_all(upload.underway.fail(CONTENT_REFUSED))
             await self._abort(upload)
             return
         end = upload.end
@@ -210,6 +242,8 @@ class Uploader:
             await self._put_long_path(end.entry, upload.key, run=upload.run)
         except ObjectRefusedError as error:
             await self._refuse(upload, error, outcomes)
+            if upload.underway is not None:
+                await outcomes.send_all(upload.underway.fail(CONTENT_REFUSED))
             await self._abort(upload)
             return
         except ObjectMissingError as error:
@@ -217,6 +251,8 @@ class Uploader:
                 raise
             # The endpoint forgot what an earlier run had begun.
             await self._forget(upload, upload_id)
+            if upload.underway is not None:
+                await outcomes.send_all(upload.underway.fail(CONTENT_REFUSED))
             reason = f"the upload that an earlier run began is gone ({error.reason}); run again"
             await outcomes.send(Failure(path=upload.entry.path, reason=reason))
             return
@@ -236,6 +272,9 @@ class Uploader:
                 bytes_uploaded=sum(part.size for part in parts),
             )
         )
+        if upload.underway is not None:
+            upload.underway.extents = (extent,)
+            await outcomes.send_all(upload.underway.store())
         await self._forget(upload, upload_id)
 
     async def _abort(self, upload: LargeUpload) -> None:

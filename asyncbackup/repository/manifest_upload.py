@@ -81,7 +81,7 @@ class ManifestUpload:
         await self._send_full_parts()
 
     async def add_packs(self, packs: Sequence[Pack]) -> None:
-        """Append packs, in the order of (run, key) over all calls, after all entries. Raises as ``add``."""
+        """Append packs, in the order of (run, key) over all calls, after all entries."""
         self._take(self._writer.add_packs(packs))
         await self._send_full_parts()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from asyncbackup.catalog.rows import Row, row_of_entry
+from asyncbackup.catalog.rows import DEV, INO, Row, row_of_entry
 from asyncbackup.model import Entry, Pending, SourceEntry, split_path
 
 
@@ -35,6 +35,10 @@ class MemoryEntries:
             and (upto is None or split_path(path)[1] <= upto)
         )
         return self._some(found, limit)
+
+    async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]:
+        self.queries += 1
+        return [row for row in self.rows.values() if (row[DEV], row[INO]) in inodes]
 
     def _some(self, rows: Iterable[Row], limit: int) -> list[Row]:
         found = sorted(rows, key=lambda row: (row[0], row[1]))[:limit]

@@ -1,0 +1,129 @@
+"""The tables ``contents`` and ``packs``: what the section's snapshots hold, by digest, and in which packs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.model import Extent, Pack
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from pathlib import Path
+
+    import aiosqlite
+
+    from asyncbackup.model import Entry
+
+SIZES_FROM_BYTES = 65_536
+"""Sizes of smaller contents are not indexed: those are read before anybody asks."""
+PAGE_ROWS = 4096
+
+_EXTENT = (
+    "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
+    "extent_encrypted, extent_compression, extent_skip"
+)
+_PACK = "run, key, size, checksum, encrypted, compression"
+_SAVE_PACK = f"INSERT OR REPLACE INTO packs ({_PACK}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+_SAVE_CONTENT = (
+    f"INSERT OR IGNORE INTO contents (sha256, size, {_EXTENT}) "  # noqa: S608 - constants only
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_TAKE_OVER = (
+    f"INSERT OR IGNORE INTO contents (sha256, size, {_EXTENT}) SELECT sha256, size, {_EXTENT} "  # noqa: S608
+    "FROM entries WHERE mode & 61440 = 32768 AND size > 0 AND sha256 != x'' AND extent_run IS NOT NULL "
+    "ORDER BY sha256"
+)
+
+
+class ContentTable:
+    """What is held by whom asks for a digest. A content that is stored more than once has one row."""
+
+    __slots__ = ("_connection", "_lock", "_path", "statements")
+
+    def __init__(self, connection: aiosqlite.Connection, lock: WriteLock, path: Path) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._path = path
+        self.statements = 0
+
+    async def find(self, digests: Sequence[bytes], *, encrypted: bool) -> dict[bytes, Extent]:
+        """Where those of ``digests`` lie (at most some thousand) that are held, sealed or not as asked."""
+        if not digests:
+            return {}
+        marks = ",".join("?" * len(digests))
+        self.statements += 1
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall(
+                f"SELECT sha256, {_EXTENT} FROM contents "  # noqa: S608
+                f"WHERE sha256 IN ({marks}) AND extent_encrypted = ?",
+                (*digests, int(encrypted)),
+            )
+        return {
+            digest: Extent(run, key, length, offset, checksum, part_size, bool(sealed), compression, skip)
+            for digest, run, key, offset, length, checksum, part_size, sealed, compression, skip in rows
+        }
+
+    async def holds_size(self, size: int) -> bool:
+        """Whether a content of ``size`` bytes (at least ``SIZES_FROM_BYTES``) is held."""
+        self.statements += 1
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall(
+                "SELECT 1 FROM contents WHERE size = ? AND size >= 65536 LIMIT 1", (size,)
+            )
+        return bool(list(rows))
+
+    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None:
+        """Note packs, and the contents of entries with digest and extent, in one transaction."""
+        pack_rows = [(p.run, p.key, p.size, p.checksum, int(p.encrypted), p.compression) for p in packs]
+        # In the order of the table: neighbouring rows then lie on pages that were just written.
+        contents = sorted(
+            (
+                entry.sha256,
+                entry.size,
+                extent.run,
+                extent.key,
+                extent.offset,
+                extent.length,
+                extent.checksum,
+                extent.part_size,
+                int(extent.encrypted),
+                extent.compression,
+                extent.skip,
+            )
+            for entry in entries
+            if entry.size and entry.sha256 and (extent := entry.extent) is not None
+        )
+        if not pack_rows and not contents:
+            return
+        async with self._lock.transaction() as connection:
+            if pack_rows:
+                self.statements += 1
+                await connection.executemany(_SAVE_PACK, pack_rows)
+            if contents:
+                self.statements += 1
+                await connection.executemany(_SAVE_CONTENT, contents)
+
+    async def take_over_entries(self) -> None:
+        """Note the contents of the whole tree: its section was a mirror until now."""
+        async with self._lock.transaction() as connection:
+            self.statements += 1
+            await connection.execute(_TAKE_OVER)
+
+    async def packs(self) -> AsyncIterator[list[Pack]]:
+        """Every pack that an entry of the tree lies in, in the order of (run, key), in pages."""
+        sql = (
+            f"SELECT {_PACK} FROM packs WHERE (run, key) IN "  # noqa: S608
+            "(SELECT extent_run, extent_key FROM entries WHERE pending != 3 AND extent_key LIKE 'packs/%') "
+            "ORDER BY run, key"
+        )
+        with translated(self._path):
+            self.statements += 1
+            async with self._connection.execute(sql) as cursor:
+                while rows := await cursor.fetchmany(PAGE_ROWS):
+                    yield [
+                        Pack(run, key, size, checksum, bool(encrypted), compression)
+                        for run, key, size, checksum, encrypted, compression in cast(
+                            "list[tuple[str, str, int, str, int, str]]", rows
+                        )
+                    ]

@@ -1,0 +1,111 @@
+"""Zstd frames that can each be read by themselves (docs/format.md, "Compression").
+
+What does not shrink is framed in raw blocks by hand, as RFC 8878 lays them
+out: the pieces go out as they came, none is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import zstandard
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""What a frame may expand to."""
+
+# From level 20 on, zstd's own windows are larger than readers have to allow.
+_LARGE_WINDOW_LEVEL = 20
+_MAX_WINDOW_LOG = 23
+_BLOCK_BYTES = 128 * 1024
+_RAW_HEAD = b"\x28\xb5\x2f\xfd" + bytes(
+    (
+        0x80,  # the content's size follows in four bytes; no checksum, no dictionary, several segments
+        (17 - 10) << 3,  # a window of 128 KiB, the least that allows blocks of that size
+    )
+)
+
+# A level that reads faster than the slowest disk decides about one that does not.
+_SAMPLE_LEVEL = 1
+_SAMPLES = 4
+_SAMPLE_BYTES = 16 * 1024
+_WORTH = 15 / 16
+"""A sample has to shrink below this, or the frame is not compressed."""
+
+
+class FrameCompressor:
+    """Makes frames at one zstd level, 1 to 22. Not for two threads at a time."""
+
+    def __init__(self, *, level: int) -> None:
+        self._compressor = (
+            zstandard.ZstdCompressor(level=level)
+            if level < _LARGE_WINDOW_LEVEL
+            else zstandard.ZstdCompressor(
+                compression_params=zstandard.ZstdCompressionParameters.from_level(
+                    level, window_log=_MAX_WINDOW_LOG
+                )
+            )
+        )
+        self._sampler = zstandard.ZstdCompressor(level=_SAMPLE_LEVEL)
+
+    def frame(self, pieces: Sequence[Buffer]) -> list[Buffer]:
+        """One frame of ``pieces``, compressed or, where that does not pay, of raw blocks.
+
+        Raw blocks refer to the pieces, which must not change any more.
+        """
+        size = sum(map(len, pieces))
+        if self._shrinks(pieces, size):
+            stored = self._compressor.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if len(stored) < size:
+                return [stored]
+        return raw_frame(pieces)
+
+    def _shrinks(self, pieces: Sequence[Buffer], size: int) -> bool:
+        if size <= _SAMPLES * _SAMPLE_BYTES:
+            return True
+        sample = b"".join(_samples(pieces, size))
+        return len(self._sampler.compress(sample)) < _WORTH * len(sample)
+
+
+def raw_frame(pieces: Iterable[Buffer]) -> list[Buffer]:
+    """One frame of ``pieces`` in raw blocks, which refer to them. They have at most 4 GiB."""
+    views = [memoryview(piece) for piece in pieces]
+    size = left = sum(map(len, views))
+    if not size:
+        return [_RAW_HEAD + bytes(4) + _block_head(0, last=True)]
+    frame: list[Buffer] = [_RAW_HEAD + size.to_bytes(4, "little")]
+    room = 0
+    for view in views:
+        start = 0
+        while start < len(view):
+            if not room:
+                room = min(left, _BLOCK_BYTES)
+                left -= room
+                frame.append(_block_head(room, last=not left))
+            part = view[start : start + room]
+            frame.append(part)
+            start += len(part)
+            room -= len(part)
+    return frame
+
+
+def _block_head(size: int, *, last: bool) -> bytes:
+    return (size << 3 | last).to_bytes(3, "little")
+
+
+def _samples(pieces: Sequence[Buffer], size: int) -> Iterator[Buffer]:
+    """Parts of what is in ``pieces``, spread over it, the first one from its begin, the last to its end."""
+    starts = iter([number * (size - _SAMPLE_BYTES) // (_SAMPLES - 1) for number in range(_SAMPLES)])
+    start = next(starts)
+    begin = 0
+    for piece in pieces:
+        end = begin + len(piece)
+        while start < end:
+            yield memoryview(piece)[start - begin : start - begin + _SAMPLE_BYTES]
+            following = next(starts, None)
+            if following is None:
+                return
+            start = following
+        begin = end

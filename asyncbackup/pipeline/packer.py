@@ -1,0 +1,219 @@
+"""The packer: batches of small entries in, packs out; present only where a section is packed.
+
+One task, one open pack: where everything lies is then plain, and beside it
+other threads read, seal and send. A content that the section holds already is
+not packed again; the entry becomes a reference in the pack's comments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from asyncbackup.format.keys import pack_key
+from asyncbackup.format.pack_builder import BuiltPack, PackBuilder
+from asyncbackup.model import ZSTD, Entry, Extent, Failure, Kind, UploadReceipt
+from asyncbackup.pipeline.payload import PackBatch, PackItem, PackPayload, Payload
+from asyncbackup.pipeline.underway import PackUnderway, Sharer, Underway
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.flow.stop import StopRequest
+    from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.pipeline.holdings import Holdings
+    from asyncbackup.pipeline.results import Outcome
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
+    from asyncbackup.store.base import Buffer
+
+CONTENT_NOT_SAVED = "the content under another name of it could not be saved"
+
+
+class _Member(NamedTuple):
+    """What a thread appends. A ``reference`` has its extent."""
+
+    entry: Entry
+    body: Buffer = b""
+    link_to: bytes = b""
+    reference: bool = False
+    copy: bool = False
+
+
+class _OpenPack:
+    """A pack that is being built. ``paths`` are those of its members, by index."""
+
+    __slots__ = ("builder", "firsts", "leased", "paths", "underway")
+
+    def __init__(self, key: str, zstd_level: int) -> None:
+        self.builder = PackBuilder(zstd_level=zstd_level)
+        self.underway = PackUnderway(key, ZSTD if zstd_level else "")
+        self.paths: list[bytes] = []
+        self.firsts: dict[bytes, int] = {}
+        """Members with further names, by path, that a link may be made to."""
+        self.leased = 0
+
+
+class Packer:
+    """Builds packs. ``run`` is called by one task."""
+
+    def __init__(
+        self,
+        settings: TransferSettings,
+        holdings: Holdings,
+        budget: ByteBudget,
+        gate: ThreadGate,
+        stop: StopRequest,
+    ) -> None:
+        self._settings = settings
+        self._holdings = holdings
+        self._budget = budget
+        self._gate = gate
+        self._stop = stop
+        self._built = 0
+
+    async def run(
+        self, batches: Receiver[PackBatch], payloads: Sender[Payload], outcomes: Sender[Outcome]
+    ) -> None:
+        """Work until the batches end; once a stop is requested, take them and pack nothing."""
+        pack = self._open()
+        with batches, payloads, outcomes:
+            async for batch in batches:
+                if self._stop.requested:
+                    self._budget.release(batch.leased + sum(_whole_lease(item) for item in batch.items))
+                    continue
+                await self._pack(batch, pack, payloads, outcomes)
+                if pack.builder.size >= self._settings.pack_size_bytes:
+                    await self._finish(pack, payloads)
+                    pack = self._open()
+            if self._stop.requested or pack.builder.empty:
+                self._budget.release(pack.leased)
+            else:
+                await self._finish(pack, payloads)
+
+    def _open(self) -> _OpenPack:
+        level = self._settings.zstd_level
+        return _OpenPack(pack_key(self._built + 1, compressed=level > 0), level)
+
+    async def _pack(
+        self, batch: PackBatch, pack: _OpenPack, payloads: Sender[Payload], outcomes: Sender[Outcome]
+    ) -> None:
+        held = await self._holdings.find(
+            [item.entry.sha256 for item in batch.items if item.known is None and item.entry.size]
+        )
+        members: list[_Member] = []
+        for item in batch.items:
+            if (extent := item.known or self._held(item, held)) is not None:
+                self._budget.release(_whole_lease(item))
+                entry = msgspec.structs.replace(item.entry, extent=extent)
+                members.append(_Member(entry, reference=True))
+                await outcomes.send(
+                    UploadReceipt(entry=entry, pending=item.pending, bytes_read=item.bytes_read)
+                )
+            elif item.link_to and item.link_to in pack.firsts:
+                members.append(_Member(item.entry, link_to=item.link_to))
+                pack.paths.append(item.entry.path)
+                self._wait(pack.underway, item, pack.firsts[item.link_to])
+            elif item.entry.size and (recent := self._holdings.recent(item.entry.sha256)) is not None:
+                self._budget.release(_whole_lease(item))
+                await self._share(item, *recent, pack, members, outcomes)
+            elif item.whole is not None:
+                underway = Underway()
+                self._holdings.expect(item.entry.sha256, underway)
+                await payloads.send(msgspec.structs.replace(item.whole, underway=underway))
+            elif item.link_to and item.entry.size:
+                await outcomes.send(Failure(path=item.entry.path, reason=CONTENT_NOT_SAVED))
+            else:
+                self._append(item, pack, members)
+        before = pack.builder.size
+        if members:
+            await self._gate.run(_append_all, pack.builder, members)
+        # From here on the pack holds what it grew by, compressed; the rest is free again.
+        kept = min(batch.leased, pack.builder.size - before)
+        self._budget.release(batch.leased - kept)
+        pack.leased += kept
+
+    def _held(self, item: PackItem, held: Mapping[bytes, Extent]) -> Extent | None:
+        entry = item.entry
+        return held.get(entry.sha256) if entry.kind is Kind.FILE and entry.size else None
+
+    def _append(self, item: PackItem, pack: _OpenPack, members: list[_Member]) -> None:
+        entry, index = item.entry, len(pack.paths)
+        members.append(_Member(entry, item.body))
+        pack.paths.append(entry.path)
+        self._wait(pack.underway, item, index)
+        if entry.kind is Kind.FILE:
+            if entry.size:
+                self._holdings.expect(entry.sha256, pack.underway, index)
+            if entry.hardlink:
+                pack.firsts[entry.path] = index
+
+    async def _share(
+        self,
+        item: PackItem,
+        underway: Underway,
+        index: int,
+        pack: _OpenPack,
+        members: list[_Member],
+        outcomes: Sender[Outcome],
+    ) -> None:
+        """Let an entry share a content of this run, in the open pack or in something sent before."""
+        if underway is pack.underway:
+            # A link in the archive, so that whoever extracts it has the file; marked as a copy.
+            members.append(_Member(item.entry, link_to=pack.paths[index], copy=True))
+            pack.paths.append(item.entry.path)
+        elif underway.extents:
+            extent = underway.extents[index]
+            members.append(_Member(msgspec.structs.replace(item.entry, extent=extent), reference=True))
+        if (outcome := self._wait(underway, item, index)) is not None:
+            await outcomes.send(outcome)
+
+    def _wait(self, underway: Underway, item: PackItem, index: int) -> UploadReceipt | Failure | None:
+        return underway.share(
+            Sharer(entry=item.entry, pending=item.pending, bytes_read=item.bytes_read, index=index)
+        )
+
+    async def _finish(self, pack: _OpenPack, payloads: Sender[Payload]) -> None:
+        settings, underway = self._settings, pack.underway
+        self._built += 1
+
+        def extent(offset: int, length: int, skip: int) -> Extent:
+            return Extent(
+                run=settings.run,
+                key=underway.key,
+                offset=offset,
+                length=length,
+                skip=skip,
+                encrypted=settings.sealed,
+                compression=underway.compression,
+            )
+
+        def build() -> tuple[BuiltPack, tuple[Extent, ...]]:
+            built = pack.builder.finish()
+            return built, tuple(extent(p.offset, p.length, p.skip) for p in built.placements)
+
+        built, underway.extents = await self._gate.run(build)
+        await payloads.send(
+            PackPayload(
+                underway=underway,
+                body=built.body,
+                size=built.size,
+                body_sha256=built.sha256,
+                encrypted=settings.sealed,
+                leased=pack.leased,
+            )
+        )
+
+
+def _append_all(builder: PackBuilder, members: Sequence[_Member]) -> None:
+    for member in members:
+        if member.reference:
+            builder.add_reference(member.entry)
+        else:
+            builder.add(member.entry, member.body, link_to=member.link_to, copy=member.copy)
+
+
+def _whole_lease(item: PackItem) -> int:
+    return item.whole.leased if item.whole is not None else 0
