@@ -262,9 +262,7 @@ def _encoding(metadata: Mapping[str, str]) -> tuple[str, bool]:
     return _ENCODINGS[encoding]
 
 
-def _content_size(
-    metadata: Mapping[str, str], stored_size: int, compression: str, *, encrypted: bool
-) -> int:
+def _content_size(metadata: Mapping[str, str], stored_size: int, compression: str, *, encrypted: bool) -> int:
     announced = metadata.get("asyncbackup-size")
     if compression:
         # How far the frames expand only they tell; what can be checked is that they can have been sealed.
