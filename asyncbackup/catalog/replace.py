@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT
 from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, row_of_entry
 from asyncbackup.model import PACKS, Kind, Pack, Pending
 
@@ -38,7 +39,7 @@ _INSERT_CONTENT = f"INSERT INTO contents (sha256, size, {_EXTENT}) VALUES (?{', 
 # In the order of the digests, so that each page of the table is written once.
 _CONTENTS_OF_ENTRIES = (
     f"INSERT INTO contents (sha256, size, {_EXTENT}) SELECT sha256, size, {_EXTENT} FROM entries "  # noqa: S608
-    "WHERE sha256 != x'' AND extent_run IS NOT NULL ORDER BY sha256 "
+    "WHERE size > 0 AND sha256 != x'' AND extent_run IS NOT NULL ORDER BY sha256 "
 )
 _IN_PACK = f"extent_key >= '{PACKS}' AND extent_key < '{PACKS[:-1]}0'"
 _DROP_IDLE_PACKS = (
@@ -63,8 +64,9 @@ class Replacement:
         await self._connection.executemany(_INSERT, rows)
 
     async def add_contents_of_entries(self) -> None:
-        """Note where the contents of all entries lie that were added so far."""
+        """Note where the contents of all entries lie that were added so far, and that runs need not."""
         await self._connection.execute(_CONTENTS_OF_ENTRIES + self._on_conflict())
+        await self.add_meta({CONTENTS_KEPT: KEPT})
 
     async def add_contents(self, entries: Iterable[Entry]) -> None:
         """Note where the contents of further entries lie: those of an earlier snapshot, which the tree
@@ -133,11 +135,12 @@ async def replacing(catalog: Catalog, *, sealed: bool) -> AsyncIterator[Replacem
     async with catalog._lock.transaction() as connection:
         for table in _TABLES:
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants only
+        await connection.execute("DELETE FROM meta WHERE name = ?", (CONTENTS_KEPT,))
         yield Replacement(connection, sealed=sealed)
 
 
 def _has_content(entry: Entry) -> bool:
-    return entry.kind is Kind.FILE and bool(entry.sha256) and entry.extent is not None
+    return entry.kind is Kind.FILE and entry.size > 0 and bool(entry.sha256) and entry.extent is not None
 
 
 def _content_row(entry: Entry) -> Row:

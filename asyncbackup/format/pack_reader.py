@@ -34,13 +34,14 @@ class PackMember(msgspec.Struct, frozen=True, gc=False):
     """One entry of a pack, with its extent. ``run`` is the run that it is of.
 
     ``link_to`` is the path of the member whose content a hard link shares; it
-    has no extent. A ``reference`` has the extent that it names, which may be
+    has no extent. Of a ``copy`` all but the content is its own. A ``reference`` has the extent that it names, which may be
     anybody's word.
     """
 
     entry: Entry
     run: str
     link_to: bytes = b""
+    copy: bool = False
     reference: bool = False
 
 
@@ -177,7 +178,7 @@ class PackReader:
         member, pack = item.member, self._pack
         run = member.run or pack.run
         if member.link_to:
-            return PackMember(member.entry, run, member.link_to)
+            return PackMember(member.entry, run, member.link_to, member.copy)
         entry = member.entry
         length = entry.size if entry.kind is Kind.FILE else 0
         if frame is not None:

@@ -22,6 +22,8 @@ _SECOND = 1_000_000_000
 XATTR = b"SCHILY.xattr."
 RUN = b"ASYNCBACKUP.run"
 """The run that a member is of, in a pack that a prune wrote."""
+COPY = b"asyncbackup copy"
+"""The comment of a link that is another file with the same content."""
 
 _POSIX = b"ustar\x0000"
 _GNU = b"ustar  \0"
@@ -53,10 +55,12 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 
 class Member(msgspec.Struct, frozen=True, gc=False):
     """One entry of an archive, without its extent. ``link_to`` is the path of the member that a hard
-    link names, ``run`` the run that it is of where its header names one."""
+    link names; a ``copy`` shares that one's content alone. ``run`` is the run that the member is of, where
+    its header names one."""
 
     entry: Entry
     link_to: bytes = b""
+    copy: bool = False
     run: str = ""
 
 
@@ -188,7 +192,7 @@ def member_of(
     )
     if not entry_fits(entry):
         raise FormatError("its path and extended attributes are more than a snapshot has room for")
-    return Member(entry, link_to, run)
+    return Member(entry, link_to, bool(link_to) and records.get(b"comment") == COPY, run)
 
 
 def _agreed(records: dict[bytes, bytes], keyword: bytes, long: bytes | None, short: bytes) -> bytes:

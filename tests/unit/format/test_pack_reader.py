@@ -121,12 +121,13 @@ def test_what_the_builder_packs_comes_back(level: int, step: int) -> None:
     for entry, content in [*TREE, (LINK, b""), (LONG_LINK, b"")]:
         wanted[entry.path] = (entry, builder.add(entry, content))
     builder.add(file(b"docs/again", b"report" * 5000), link_to=b"docs/report.pdf")
+    builder.add(file(b"docs/copy", b"report" * 5000, mode=0o100600), link_to=b"docs/report.pdf", copy=True)
     builder.add_reference(REFERENCE)
     built = builder.finish()
     items = read(b"".join(built.body), level=level, step=step)
     assert losses(items) == []
     found = members(items)
-    assert found.keys() == {*wanted, b"docs/again", b"copy"}
+    assert found.keys() == {*wanted, b"docs/again", b"docs/copy", b"copy"}
     for path, (entry, index) in wanted.items():
         told = found[path].entry
         placement = built.placements[index]
@@ -141,6 +142,8 @@ def test_what_the_builder_packs_comes_back(level: int, step: int) -> None:
             )
         assert extent_free(told) == extent_free(entry)
     assert found[b"docs/again"].link_to == b"docs/report.pdf"
+    assert (found[b"docs/copy"].link_to, found[b"docs/copy"].entry.mode) == (b"docs/report.pdf", 0o100600)
+    assert (found[b"docs/again"].copy, found[b"docs/copy"].copy) == (False, True)
     reference = found[b"copy"]
     assert reference.reference
     assert reference.entry.extent is not None
