@@ -34,8 +34,8 @@ class PackMember(msgspec.Struct, frozen=True, gc=False):
     """One entry of a pack, with its extent. ``run`` is the run that it is of.
 
     ``link_to`` is the path of the member whose content a hard link shares; it
-    has no extent. Of a ``copy`` all but the content is its own. A ``reference`` has the extent that it names, which may be
-    anybody's word.
+    has no extent. Of a ``copy`` all but the content is its own. A ``reference``
+    has the extent that it names, which may be anybody's word.
     """
 
     entry: Entry
@@ -85,7 +85,7 @@ class PackReader:
         if batch:
             yield batch
 
-    def finish(self) -> list[PackItem]:
+    def finish(self) -> list[PackLoss]:
         """What is to be said once all bytes were fed: that the pack was cut off, if it was."""
         if self.broken:
             return []

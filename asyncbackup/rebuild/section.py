@@ -216,7 +216,13 @@ class _Rebuild:
         self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
 
     async def _fill_from_found(self, new: Replacement, found: FoundObjects) -> None:
+        packed = self._section.packed
         await self._add_entries(new, found.entries())
+        async for packs in found.members.packs_of_entries():
+            packed = True
+            await new.add_packs(packs)
+        if packed:
+            await new.add_contents_of_entries()
 
     async def _add_entries(self, new: Replacement, batches: AsyncGenerator[list[Entry], None]) -> None:
         async with aclosing(batches):
@@ -259,6 +265,8 @@ class _Rebuild:
             async for batch in found.entries():
                 self._go_on()
                 await upload.add(batch)
+            async for packs in found.members.packs_of_entries():
+                await upload.add_packs(packs)
             await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(self._failures)))
         self._notes.append(
             "rebuilt from objects: what was deleted from the tree is there again, and changes of mode, owner "

@@ -39,7 +39,7 @@ def read(body: bytes, *, level: int = 0, step: int = 1 << 16) -> list[PackItem]:
         for batch in reader.batches(body[start : start + step])
         for item in batch
     ]
-    return items + reader.finish()
+    return [*items, *reader.finish()]
 
 
 def members(items: list[PackItem]) -> dict[bytes, PackMember]:
