@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup import __version__
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, ContentTable
+from asyncbackup.commit import WrittenManifest, settle, write_manifest
 from asyncbackup.counting import count_ahead
 from asyncbackup.destination import key_prefix_bytes, local_folder
 from asyncbackup.errors import (
@@ -33,9 +32,7 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
-from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
 from asyncbackup.limits import LimitSampler
@@ -46,12 +43,11 @@ from asyncbackup.pipeline.tally import Tally
 from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
-from asyncbackup.repository.manifest_upload import ManifestUpload
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
@@ -181,10 +177,13 @@ class _Run:
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
             await abort_unused(repository, catalog)
-            await self._write_manifest(repository, run, started_ns, recorder.failures)
-            await catalog.entries.commit_pending()
+            written = await write_manifest(
+                repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
+            )
+            await settle(catalog, written)
             summary = self._summary(
                 snapshot=run,
+                written=written,
                 requests=dict(repository.store.requests),
                 peak_inflight_bytes=transfer.budget.peak_bytes,
                 limited_by=sampler.limited_by,
@@ -268,26 +267,6 @@ class _Run:
             for task in tasks:
                 task.cancel()
 
-    async def _write_manifest(
-        self, repository: Repository, run: RunId, started_ns: int, failures: Sequence[Failure]
-    ) -> None:
-        """The commit: once the manifest is there, so is the snapshot."""
-        header = ManifestHeader(
-            snapshot=run,
-            section=self._section.name,
-            repository=repository.repository_id,
-            started_ns=started_ns,
-            host=platform.node(),
-            source=escape_path(os.fsencode(self._section.path)),
-            software=f"asyncbackup {__version__}",
-        )
-        async with ManifestUpload(repository, header) as upload:
-            async for page in self._catalog.entries.in_order():
-                await upload.add(page)
-            async for packs in self._catalog.contents.packs():
-                await upload.add_packs(packs)
-            await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(failures)))
-
     @property
     def _pack_below_bytes(self) -> int:
         return min(self._section.pack_below_bytes, self._pack_size_bytes)
@@ -341,6 +320,7 @@ class _Run:
         *,
         failures: tuple[Failure, ...],
         snapshot: str = "",
+        written: WrittenManifest | None = None,
         requests: dict[str, int] | None = None,
         peak_inflight_bytes: int = 0,
         limited_by: str = "walk",
@@ -352,6 +332,8 @@ class _Run:
         return RunSummary(
             section=self._section.name,
             snapshot=snapshot,
+            base=(written.plan.base or "") if written is not None else "",
+            manifest_bytes=written.size if written is not None else 0,
             files_scanned=counters.files_scanned,
             files_new=counters.files_new,
             files_changed=counters.files_changed,

@@ -270,6 +270,10 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     bytes_to_upload: int = 0
     """Of a dry run: the sizes of the files that a run would read and upload."""
+    base: str = ""
+    """The snapshot that the manifest is a difference to; empty where it is full."""
+    manifest_bytes: int = 0
+    """The manifest's size as stored."""
     failures: tuple[Failure, ...] = ()
 
 

@@ -10,9 +10,10 @@ import msgspec
 from asyncbackup.catalog.contents import ContentTable
 from asyncbackup.catalog.database import WriteLock, connect, exists_already, translated
 from asyncbackup.catalog.entries import EntryTable
+from asyncbackup.catalog.history import HistoryTable
 from asyncbackup.catalog.links import LinkTable
 from asyncbackup.catalog.runs import RunTable
-from asyncbackup.catalog.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from asyncbackup.catalog.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, TRIGGERS
 from asyncbackup.catalog.uploads import UploadTable
 from asyncbackup.errors import CatalogError
 
@@ -39,7 +40,8 @@ class Catalog:
 
     ``entries`` is the tree as saved, ``runs`` the runs and snapshots, ``uploads``
     the journal of unfinished multipart uploads, ``links`` what one run notes
-    of hard links, ``contents`` what is stored by digest, and the packs.
+    of hard links, ``contents`` what is stored by digest, and the packs,
+    ``history`` what a new snapshot differs in from which earlier one.
     """
 
     def __init__(self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity) -> None:
@@ -51,6 +53,7 @@ class Catalog:
         self.runs = RunTable(connection, lock, path)
         self.uploads = UploadTable(connection, lock, path)
         self.links = LinkTable(connection, lock, path)
+        self.history = HistoryTable(connection, lock, path)
         self._connection = connection
         self._lock = lock
 
@@ -66,7 +69,7 @@ class Catalog:
             await connection.execute("BEGIN EXCLUSIVE")
             if await _first(connection, "SELECT 1 FROM sqlite_master LIMIT 1") is not None:
                 raise exists_already(path)  # somebody else was quicker
-            for statement in TABLES.split(";"):
+            for statement in (*TABLES.split(";"), *TRIGGERS):
                 await connection.execute(statement)
             await connection.execute(_WRITE_META, ("identity", msgspec.json.encode(identity)))
             await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.database import WriteLock, translated
 from asyncbackup.model import Extent, Pack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import aiosqlite
@@ -113,21 +113,3 @@ class ContentTable:
         async with self._lock.transaction() as connection:
             self.statements += 1
             await connection.execute(_TAKE_OVER)
-
-    async def packs(self) -> AsyncIterator[list[Pack]]:
-        """Every pack that an entry of the tree lies in, in the order of (run, key), in pages."""
-        sql = (
-            f"SELECT {_PACK} FROM packs WHERE (run, key) IN "  # noqa: S608
-            "(SELECT extent_run, extent_key FROM entries WHERE pending != 3 AND extent_key LIKE 'packs/%') "
-            "ORDER BY run, key"
-        )
-        with translated(self._path):
-            self.statements += 1
-            async with self._connection.execute(sql) as cursor:
-                while rows := await cursor.fetchmany(PAGE_ROWS):
-                    yield [
-                        Pack(run, key, size, checksum, bool(encrypted), compression)
-                        for run, key, size, checksum, encrypted, compression in cast(
-                            "list[tuple[str, str, int, str, int, str]]", rows
-                        )
-                    ]

@@ -97,6 +97,8 @@ async def _attempt(
         await connection.execute("PRAGMA synchronous = NORMAL")
         await connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
         await connection.execute("PRAGMA trusted_schema = OFF")
+        # The triggers on entries have to see also what an INSERT OR REPLACE replaces.
+        await connection.execute("PRAGMA recursive_triggers = ON")
         await connection.execute("BEGIN IMMEDIATE")
         await connection.execute("COMMIT")
     except BaseException:

@@ -173,11 +173,16 @@ class EntryTable:
         return int(row[0]) if row else 0
 
     async def revive(self, paths: Iterable[bytes]) -> None:
-        """Undo tombstones of entries that are there again, unchanged."""
+        """Undo tombstones of entries that are there again, unchanged.
+
+        They are changed to the next snapshot: what was buried may have been
+        saved by a run that never made a snapshot of it.
+        """
         async with self._lock.transaction() as connection:
             self.statements += 1
             await connection.executemany(
-                "UPDATE entries SET pending = 0 WHERE folder = ? AND name = ? AND pending = 3",
+                f"UPDATE entries SET pending = {Pending.CHANGED:d} "  # noqa: S608
+                f"WHERE folder = ? AND name = ? AND pending = {Pending.DELETED:d}",
                 [split_path(path) for path in paths],
             )
 
@@ -192,18 +197,6 @@ class EntryTable:
             async with self._connection.execute(sql) as cursor:
                 while rows := await cursor.fetchmany(PAGE_ROWS):
                     yield cast("list[Row]", rows)
-
-    async def commit_pending(self) -> None:
-        """What was pending is now what the last snapshot holds; tombstones go."""
-        async with self._lock.transaction() as connection:
-            self.statements += 2
-            await connection.execute(f"DELETE FROM entries WHERE pending = {Pending.DELETED:d}")  # noqa: S608
-            await connection.execute("UPDATE entries SET pending = 0 WHERE pending != 0")
-
-    async def clear(self) -> None:
-        """Forget every entry (a rebuild begins so)."""
-        async with self._lock.transaction() as connection:
-            await connection.execute("DELETE FROM entries")
 
     async def _fetch(self, sql: str, parameters: tuple[bytes | int, ...]) -> list[Row]:
         with translated(self._path):

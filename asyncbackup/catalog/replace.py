@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT
+from asyncbackup.catalog.history import begin_chain
 from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, row_of_entry
+from asyncbackup.catalog.runs import INSERT_RUN, row_of_run
+from asyncbackup.catalog.schema import TRIGGERS
 from asyncbackup.model import PACKS, Kind, Pack, Pending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import aiosqlite
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from asyncbackup.catalog.runs import RunRecord
     from asyncbackup.model import Entry
 
+_COUNT = """
+UPDATE totals SET (entries, bytes) =
+(SELECT count(*), coalesce(sum(size), 0) FROM entries WHERE mode & 61440 = totals.kind)
+"""
 _TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links")
 
 _EXTENT = (
@@ -103,16 +110,11 @@ class Replacement:
         """Forget the packs that no entry and no content lies in: a prune may have deleted them."""
         await self._connection.execute(_DROP_IDLE_PACKS)
 
-    async def add_runs(self, runs: Iterable[RunRecord], *, depth: int) -> None:
-        """The snapshots there are; ``depth`` is that of the last one, on which differences will rest."""
-        rows = [
-            (run.run, run.started_ns, run.finished_ns, int(run.committed), 0)
-            for run in sorted(runs, key=lambda run: run.run)
-        ]
-        rows[-1] = (*rows[-1][:-1], depth)
-        await self._connection.executemany(
-            "INSERT INTO runs (run, started_ns, finished_ns, committed, depth) VALUES (?, ?, ?, ?, ?)", rows
-        )
+    async def add_runs(self, runs: Sequence[RunRecord]) -> None:
+        """The snapshots there are, oldest first. The next one may rest on the last of them, so its
+        ``depth`` has to be the one in the header of its manifest."""
+        await self._connection.executemany(INSERT_RUN, [row_of_run(run) for run in runs])
+        await begin_chain(self._connection, runs[-1].run)
 
     async def add_meta(self, meta: Mapping[str, bytes]) -> None:
         """Values stored beside, in place of those of the same names."""
@@ -133,10 +135,16 @@ async def replacing(catalog: Catalog, *, sealed: bool) -> AsyncIterator[Replacem
     says whether the section is encrypted today.
     """
     async with catalog._lock.transaction() as connection:
+        # Counting once is cheaper than a trigger for every row.
+        for trigger in TRIGGERS:
+            await connection.execute(f"DROP TRIGGER {trigger.split()[2]}")
         for table in _TABLES:
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants only
         await connection.execute("DELETE FROM meta WHERE name = ?", (CONTENTS_KEPT,))
         yield Replacement(connection, sealed=sealed)
+        await connection.execute(_COUNT)
+        for trigger in TRIGGERS:
+            await connection.execute(trigger)
 
 
 def _has_content(entry: Entry) -> bool:

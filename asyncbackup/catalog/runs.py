@@ -17,13 +17,36 @@ if TYPE_CHECKING:
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. ``summary`` is missing for snapshots that were read back from a destination."""
+    """One run. ``summary`` is missing for snapshots that were read back from a destination.
+
+    ``number`` counts snapshots from the one that later ones rest on, ``depth``
+    is how many manifests its own rests on.
+    """
 
     run: RunId
     started_ns: int
     finished_ns: int | None
     committed: bool
+    number: int = 0
+    depth: int = 0
     summary: RunSummary | None = None
+
+
+INSERT_RUN = (
+    "INSERT INTO runs (run, started_ns, finished_ns, committed, number, depth) VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+
+def row_of_run(record: RunRecord) -> tuple[str | int | None, ...]:
+    """What ``INSERT_RUN`` takes."""
+    return (
+        record.run,
+        record.started_ns,
+        record.finished_ns,
+        int(record.committed),
+        record.number,
+        record.depth,
+    )
 
 
 class RunTable:
@@ -56,10 +79,7 @@ class RunTable:
         """Forget every run and take these instead (a rebuild ends so)."""
         async with self._lock.transaction() as connection:
             await connection.execute("DELETE FROM runs")
-            await connection.executemany(
-                "INSERT INTO runs (run, started_ns, finished_ns, committed) VALUES (?, ?, ?, ?)",
-                [(r.run, r.started_ns, r.finished_ns, int(r.committed)) for r in records],
-            )
+            await connection.executemany(INSERT_RUN, [row_of_run(record) for record in records])
 
     async def all(self) -> list[RunRecord]:
         """Every run, oldest first."""
@@ -79,7 +99,7 @@ class RunTable:
     async def _select(self, order: str) -> list[RunRecord]:
         with translated(self._path):
             rows = await self._connection.execute_fetchall(
-                f"SELECT run, started_ns, finished_ns, committed, summary FROM runs {order}"  # noqa: S608
+                f"SELECT run, started_ns, finished_ns, committed, number, depth, summary FROM runs {order}"  # noqa: S608
             )
         return [
             RunRecord(
@@ -87,9 +107,11 @@ class RunTable:
                 started_ns=started_ns,
                 finished_ns=finished_ns,
                 committed=bool(committed),
+                number=number,
+                depth=depth,
                 summary=None if summary is None else msgspec.json.decode(summary, type=RunSummary),
             )
-            for run, started_ns, finished_ns, committed, summary in rows
+            for run, started_ns, finished_ns, committed, number, depth, summary in rows
         ]
 
     async def last_snapshot(self) -> RunId | None:

@@ -11,6 +11,8 @@ key order gives the order of a manifest.
 also those that are no longer in the tree; ``packs`` describes the packs.
 ``touched`` are the paths that changed since the last full manifest, with the
 ``number`` of the snapshot (counted from that manifest) that changed them last.
+``totals`` is what the entries that are not deleted add up to, by the type bits
+of their modes; triggers keep it, so that no run has to count the whole tree.
 
 Columns for times have no declared type: nanoseconds beyond the year 2262 do
 not fit SQLite's 64-bit integer and are kept as text, which a typed column
@@ -97,6 +99,14 @@ CREATE TABLE touched (
     PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 
+CREATE TABLE totals (
+    kind INTEGER PRIMARY KEY,
+    entries INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+);
+
+INSERT INTO totals VALUES (32768, 0, 0), (16384, 0, 0), (40960, 0, 0);
+
 CREATE TABLE runs (
     run TEXT PRIMARY KEY,
     started_ns INTEGER NOT NULL,
@@ -142,3 +152,21 @@ CREATE TABLE links (
 
 CREATE INDEX links_first ON links (first, path);
 """
+
+_ADD = """
+UPDATE totals SET entries = entries + 1, bytes = bytes + NEW.size
+WHERE kind = NEW.mode & 61440 AND NEW.pending != 3;
+"""
+_SUBTRACT = """
+UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size
+WHERE kind = OLD.mode & 61440 AND OLD.pending != 3;
+"""
+TRIGGERS = (
+    f"CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN {_ADD} END",
+    f"CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN {_SUBTRACT} END",
+    "CREATE TRIGGER entries_changed AFTER UPDATE OF pending, mode, size ON entries "
+    "WHEN (OLD.pending = 3) != (NEW.pending = 3) OR OLD.mode != NEW.mode OR OLD.size != NEW.size "
+    f"BEGIN {_SUBTRACT} {_ADD} END",
+)
+"""What keeps ``totals``. They need ``PRAGMA recursive_triggers``, or the rows that an INSERT OR REPLACE
+replaces would not be subtracted."""

@@ -73,25 +73,26 @@ class Encryptor:
                     items = await payloads.receive_some(BATCH_PAYLOADS)
                 except EndOfChannel:
                     return
-                wholes = [item for item in items if isinstance(item, WholePayload) and item.encrypted]
-                packs = [item for item in items if isinstance(item, PackPayload)]
-                # Lined up before anything is waited for, or another task might overtake.
-                messages = [
-                    self._line_up(item)
-                    for item in items
-                    if isinstance(item, PartPayload | UploadEnd | AbandonUpload)
-                ]
-                for item in items:
-                    if isinstance(item, CopyPayload) or (
-                        isinstance(item, WholePayload) and not item.encrypted
-                    ):
-                        await sealed.send(item)
-                if wholes:
-                    await sealed.send_all(await self._gate.run(self._seal_wholes, wholes))
-                for pack in packs:
-                    await sealed.send(await self._gate.run(self._seal_pack, pack))
-                for message in messages:
-                    await self._seal_next(message, sealed)
+                await self._seal(items, sealed)
+                # While this task waits for more it must not hold on to what it has passed on.
+                del items
+
+    async def _seal(self, items: Sequence[Payload], sealed: Sender[Payload]) -> None:
+        wholes = [item for item in items if isinstance(item, WholePayload) and item.encrypted]
+        packs = [item for item in items if isinstance(item, PackPayload)]
+        # Lined up before anything is waited for, or another task might overtake.
+        messages = [
+            self._line_up(item) for item in items if isinstance(item, PartPayload | UploadEnd | AbandonUpload)
+        ]
+        for item in items:
+            if isinstance(item, CopyPayload) or (isinstance(item, WholePayload) and not item.encrypted):
+                await sealed.send(item)
+        if wholes:
+            await sealed.send_all(await self._gate.run(self._seal_wholes, wholes))
+        for pack in packs:
+            await sealed.send(await self._gate.run(self._seal_pack, pack))
+        for message in messages:
+            await self._seal_next(message, sealed)
 
     def _seal_wholes(self, wholes: Sequence[WholePayload]) -> list[WholePayload]:
         done: list[WholePayload] = []

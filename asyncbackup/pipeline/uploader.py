@@ -76,27 +76,32 @@ class Uploader:
         one object."""
         with payloads, outcomes:
             async for payload in payloads:
-                match payload:
-                    case WholePayload() | PartPayload() | PackPayload() if self._stop.requested:
-                        self._budget.release(payload.leased)
-                    case CopyPayload() if self._stop.requested:
-                        pass
-                    case WholePayload():
-                        await self._send_whole(payload, outcomes)
-                    case PackPayload():
-                        await self._send_pack(payload, outcomes)
-                    case PartPayload():
-                        payload.upload.in_flight += 1
-                        await self._send_part(payload, outcomes)
-                    case UploadEnd():
-                        payload.upload.end = payload
-                        await self._settle(payload.upload, outcomes)
-                    case AbandonUpload():
-                        self._budget.release(payload.leased)
-                        payload.upload.abandoned = True
-                        await self._settle(payload.upload, outcomes)
-                    case CopyPayload():
-                        await outcomes.send(await self._copy(payload))
+                await self._take(payload, outcomes)
+                # While this task waits for the next one it must not hold on to this one's body.
+                del payload
+
+    async def _take(self, payload: Payload, outcomes: Sender[Outcome]) -> None:
+        match payload:
+            case WholePayload() | PartPayload() | PackPayload() if self._stop.requested:
+                self._budget.release(payload.leased)
+            case CopyPayload() if self._stop.requested:
+                pass
+            case WholePayload():
+                await self._send_whole(payload, outcomes)
+            case PackPayload():
+                await self._send_pack(payload, outcomes)
+            case PartPayload():
+                payload.upload.in_flight += 1
+                await self._send_part(payload, outcomes)
+            case UploadEnd():
+                payload.upload.end = payload
+                await self._settle(payload.upload, outcomes)
+            case AbandonUpload():
+                self._budget.release(payload.leased)
+                payload.upload.abandoned = True
+                await self._settle(payload.upload, outcomes)
+            case CopyPayload():
+                await outcomes.send(await self._copy(payload))
 
     async def aclose(self) -> None:
         """Abort what can never be gone on with. Call it after the last task has ended, however it ended."""

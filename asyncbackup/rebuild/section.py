@@ -125,7 +125,7 @@ class _Rebuild:
                 known = [*(snapshot.id for snapshot in snapshots), run]
                 async with self._replacing(repository, existing, meta) as new:
                     await self._fill_from_found(new, found)
-                    await new.add_runs(_records(known), depth=0)
+                    await new.add_runs(_records(known, depth=0))
         elif snapshots:
             known = await self._fill_from_manifests(repository, existing, snapshots, meta)
             run = known[-1]
@@ -176,7 +176,7 @@ class _Rebuild:
             try:
                 async with self._replacing(repository, existing, meta) as new:
                     depth = await self._fill_from_newest(repository, new, known)
-                    await new.add_runs(_records(known), depth=depth)
+                    await new.add_runs(_records(known, depth=depth))
             except (FormatError, ObjectMissingError) as error:
                 self._pass_over(known[-1], error)
                 self._tally = Tally()
@@ -322,15 +322,16 @@ async def _created(path: Path, identity: CatalogIdentity) -> AsyncIterator[Catal
         raise
 
 
-def _records(known: Sequence[RunId]) -> list[RunRecord]:
-    """The rows of snapshots. The last one counts as not ended: the next run then looks once for uploads
-    that a lost database can no longer tell of."""
+def _records(known: Sequence[RunId], *, depth: int) -> list[RunRecord]:
+    """The rows of snapshots; ``depth`` is that of the last one's manifest. The last one counts as not ended:
+    the next run then looks once for uploads that a lost database can no longer tell of."""
     return [
         RunRecord(
             run=run,
             started_ns=run_time_ns(run),
             finished_ns=run_time_ns(run) if run != known[-1] else None,
             committed=True,
+            depth=depth if run == known[-1] else 0,
         )
         for run in known
     ]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Self
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
+from asyncbackup.format.manifest import Deleted, ManifestHeader, ManifestTrailer, ManifestWriter
 from asyncbackup.store.checksums import composite_checksum, single_checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
+    from asyncbackup.format.manifest import TreeItem
     from asyncbackup.model import Entry, Pack
     from asyncbackup.repository.open import Repository
     from asyncbackup.store.base import PartReceipt, UploadId
@@ -68,20 +70,20 @@ class ManifestUpload:
             )
         self._finished = True
 
-    async def add(self, entries: Sequence[Entry]) -> None:
-        """Append entries, in the order of (folder, name) over all calls.
+    async def add(self, items: Sequence[TreeItem]) -> None:
+        """Append entries and deleted paths, in the order of (folder, name) over all calls.
 
-        Raises ``FormatError`` for an entry that no reader would accept, and
+        Raises ``FormatError`` for what no reader would accept, and
         ``StoreError``; either way the manifest can no longer be committed.
         """
-        if len(entries) >= _ENTRIES_WORTH_A_HOP:
-            await self._repository.threads.run(self._encode, entries)
+        if len(items) >= _ENTRIES_WORTH_A_HOP:
+            await self._repository.threads.run(self._encode, items)
         else:
-            self._encode(entries)
+            self._encode(items)
         await self._send_full_parts()
 
     async def add_packs(self, packs: Sequence[Pack]) -> None:
-        """Append packs, in the order of (run, key) over all calls, after all entries."""
+        """Append packs, in the order of (run, key) over all calls, behind all items. Raises as ``add``."""
         self._take(self._writer.add_packs(packs))
         await self._send_full_parts()
 
@@ -104,9 +106,13 @@ class ManifestUpload:
         self._finished = True
         return ManifestReceipt(self._sent_bytes + (0 if self._upload else len(body)), checksum)
 
-    def _encode(self, entries: Sequence[Entry]) -> None:
+    def _encode(self, items: Sequence[TreeItem]) -> None:
         """On a thread where it is worth it; calls never overlap."""
-        self._take(self._writer.add(entries))
+        for deleted, group in groupby(items, key=_is_deleted):
+            if deleted:
+                self._take(self._writer.add_deleted(item.path for item in group))
+            else:
+                self._take(self._writer.add(cast("Iterable[Entry]", group)))
 
     def _finish(self, trailer: ManifestTrailer) -> None:
         self._take(self._writer.finish(trailer))
@@ -163,3 +169,7 @@ class ManifestUpload:
         )
         self._parts.append(receipt)
         self._sent_bytes += len(body)
+
+
+def _is_deleted(item: TreeItem) -> bool:
+    return isinstance(item, Deleted)

@@ -1,4 +1,4 @@
-"""Points in time as people name them: ``2026-11-01``, ``2026-11-01T12:00``, ``3 days ago``."""
+"""Points in time as people name them: ``2026-11-01``, ``2026-11-01T12:00``, ``yesterday``, ``3 days ago``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _DATE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _AGO = re.compile(
-    r"(?P<count>\d{1,6})\s*(?P<unit>second|minute|hour|day|week|month|year)s?\s+ago", re.IGNORECASE | re.ASCII
+    r"(?P<count>an?|\d{1,6})\s*(?P<unit>second|minute|hour|day|week|month|year)s?\s+ago",
+    re.IGNORECASE | re.ASCII,
+)
+_DAY = re.compile(
+    r"(?P<day>today|yesterday)(?:\s+(?P<time>\d{2}:\d{2}(?::\d{2})?))?", re.IGNORECASE | re.ASCII
 )
 
 _SPANS = {
@@ -36,7 +40,9 @@ def parse_time(text: str, *, now_ns: int, zone: tzinfo | None = None) -> int | N
     A time covers the period of its precision: ``2026-11-01`` ends with that
     day and ``2026-11-01T12:00`` with that minute, so that what a list shows
     without its seconds finds the snapshot again. Times without a zone are in
-    ``zone``, the machine's unless given.
+    ``zone``, the machine's unless given. Also understood: ``now``, ``today``,
+    ``yesterday``, ``yesterday 18:00``, ``3 days ago``, ``an hour ago``, with
+    seconds, minutes, hours, days, weeks, months and years.
 
     Raises ``ValueError`` for something that looks like a time and is none,
     like ``2026-02-30``; the message is a sentence for the user.
@@ -44,17 +50,26 @@ def parse_time(text: str, *, now_ns: int, zone: tzinfo | None = None) -> int | N
     text = text.strip()
     if match := _AGO.fullmatch(text):
         return _ago(match, now_ns=now_ns, zone=zone)
-    if match := _DATE.fullmatch(text):
+    if text.lower() == "now":
+        return now_ns
+    if match := _DAY.fullmatch(text):
+        today = _moment(now_ns, zone).date()
+        day = today if match["day"].lower() == "today" else today - timedelta(days=1)
+        date = f"{day.isoformat()}T{match['time']}" if match["time"] else day.isoformat()
+    else:
+        date = text
+    if match := _DATE.fullmatch(date):
         return _end_of_period(match, text, zone=zone)
     return None
 
 
 def _ago(match: re.Match[str], *, now_ns: int, zone: tzinfo | None) -> int:
-    count, unit = int(match["count"]), match["unit"].lower()
+    count = int(match["count"]) if match["count"].isdigit() else 1
+    unit = match["unit"].lower()
     if unit in _SPANS:
         return now_ns - count * (_SPANS[unit] // timedelta(microseconds=1)) * 1000
     # Months and years go by the calendar; the last day of a shorter month stands in for its 31st.
-    now = datetime.fromtimestamp(now_ns // _NS, tz=UTC).astimezone(zone)
+    now = _moment(now_ns, zone)
     months = now.year * 12 + now.month - 1 - count * (12 if unit == "year" else 1)
     year, month = divmod(months, 12)
     if year < 1:
@@ -64,6 +79,10 @@ def _ago(match: re.Match[str], *, now_ns: int, zone: tzinfo | None) -> int:
     if zone is None:
         then = then.replace(tzinfo=None).astimezone()  # the machine's offset on that day, not today's
     return _ns(then) + now_ns % _NS
+
+
+def _moment(now_ns: int, zone: tzinfo | None) -> datetime:
+    return datetime.fromtimestamp(now_ns // _NS, tz=UTC).astimezone(zone)
 
 
 def _end_of_period(match: re.Match[str], text: str, *, zone: tzinfo | None) -> int:

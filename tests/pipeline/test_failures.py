@@ -87,6 +87,23 @@ async def test_what_cannot_be_read_any_more_stays_in_the_snapshot_as_it_was(open
     assert picture(target) == picture(bench.tree)
 
 
+async def test_a_difference_leaves_what_cannot_be_read_as_it_was(open_bench: Workbench) -> None:
+    bench = open_bench
+    with as_nobody():
+        for number in range(20):
+            bench.write(f"f{number:02}", b"as it was")
+        first = await bench.run()
+        wanted = (await bench.entries())[b"f00"]
+        bench.write("f00", b"as it is now").chmod(0)
+        second = await bench.run()
+        assert second.base == first.snapshot
+        assert (await bench.entries())[b"f00"] == wanted
+        (bench.tree / "f00").chmod(0o644)
+        third = await bench.run()
+        assert third.base == first.snapshot, "2 rests on 0"
+        assert (await bench.entries())[b"f00"].size == len(b"as it is now")
+
+
 async def test_a_file_read_within_the_clocks_tick_is_looked_at_again(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
 from asyncbackup.catalog.replace import replacing
 from asyncbackup.format.keys import forgotten_key, snapshot_key
 from asyncbackup.format.manifest import ManifestTrailer, ManifestWriter
-from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Kind, Pack, RunId, split_path
+from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Kind, Pack, Pending, RunId, split_path
 from asyncbackup.rebuild.section import rebuild_section
 from tests.pipeline.repository_fixtures import FIRST, SECOND, THIRD, header_of, repository_at, settings_for
 
@@ -136,6 +136,30 @@ async def test_a_difference_can_rest_on_what_was_rebuilt(tmp_path: Path) -> None
     await rebuild_section(*case)
     assert rows(case, "SELECT run, depth, number FROM runs ORDER BY run") == [(FIRST, 0, 0), (SECOND, 1, 0)]
     assert rows(case, "SELECT * FROM touched") == []
+
+
+async def test_the_totals_of_the_tree_are_counted_and_kept_up_again(tmp_path: Path) -> None:
+    case = packed(tmp_path)
+    async with repository_at(*case) as repository:
+        root = Entry(path=b"", kind=Kind.FOLDER, mode=0o040755)
+        link = Entry(path=b"l", kind=Kind.SYMLINK, mode=0o120777, size=1, target=b"a")
+        await write(
+            repository, FIRST, [root, link, entry(b"a", b"333", member(FIRST, 0))], packs=[pack(FIRST)]
+        )
+    for _ in range(2):
+        await rebuild_section(*case)
+        assert rows(case, "SELECT * FROM totals ORDER BY kind") == [
+            (16384, 1, 0),
+            (32768, 1, 3),
+            (40960, 1, 1),
+        ]
+    settings, section = case
+    async with Catalog.open(
+        settings.database_path("home"), section="home", destination=section.destination
+    ) as catalog:
+        await catalog.entries.save([(entry(b"b", b"4444", member(FIRST, 0)), Pending.NEW)])
+        totals = await catalog.history.totals()
+    assert (totals.files, totals.folders, totals.symlinks, totals.bytes) == (2, 1, 1, 7)
 
 
 async def test_every_manifest_is_read_once_beside_the_newest(tmp_path: Path) -> None:

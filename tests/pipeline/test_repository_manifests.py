@@ -23,8 +23,8 @@ from asyncbackup.errors import (
 from asyncbackup.format.envelope import UNKNOWN_SIZE
 from asyncbackup.format.envelope import read_header as read_sealed_header
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
-from asyncbackup.model import Entry, Extent, Failure, Kind
+from asyncbackup.format.manifest import Deleted, ManifestHeader, ManifestTrailer, ManifestWriter
+from asyncbackup.model import Entry, Extent, Failure, Kind, Pack
 from asyncbackup.repository.manifest_stream import WINDOW_BYTES
 from asyncbackup.repository.manifests import ManifestUpload, read_header, read_manifest, read_trailer
 from asyncbackup.repository.remote import list_remote
@@ -305,6 +305,34 @@ async def test_differences_are_laid_over_their_base(tmp_path: Path) -> None:
         assert (trailer.entries, trailer.deleted, trailer.files) == (2, 1, len(wanted) - 2)
 
 
+async def test_a_difference_goes_up_like_any_manifest(tmp_path: Path) -> None:
+    async with file_repository(tmp_path, encrypted=True) as repository:
+        first = entries_of(FIRST, 300)
+        await upload(repository, header_of(repository, FIRST), first)
+        header = msgspec.structs.replace(header_of(repository, SECOND), base=FIRST, depth=1)
+        changed = [msgspec.structs.replace(entry, mtime_ns=5) for entry in first[202:]]
+        packs = [Pack(FIRST, f"packs/00000{number}.tar", number) for number in range(1, 4)]
+        async with ManifestUpload(repository, header) as manifest:
+            # In one call and mixed: as many as go to a thread, and few enough to be encoded on the spot.
+            await manifest.add([Deleted(entry.path) for entry in first[2:102]])
+            await manifest.add(
+                [changed[0], Deleted(first[203].path), *changed[2:50], Deleted(first[252].path)]
+            )
+            await manifest.add(changed[51:])
+            await manifest.add_packs(packs)
+            held = [*first[:2], *first[102:202], changed[0], *changed[2:50], *changed[51:]]
+            await manifest.commit(totals_of(held))
+        assert await everything(repository, SECOND) == held
+        seen: list[Pack] = []
+
+        async def note(found: list[Pack]) -> None:
+            seen.extend(found)
+
+        async with aclosing(read_manifest(repository, SECOND, on_packs=note)) as batches:
+            assert [entry async for batch in batches for entry in batch] == held
+        assert seen == packs
+
+
 async def test_a_chain_needs_no_more_requests_at_once_than_allowed(
     tmp_path: Path, rclone_s3: S3Endpoint
 ) -> None:
@@ -331,10 +359,11 @@ async def test_a_chain_with_a_wrong_depth_or_a_missing_base_is_refused(tmp_path:
     async with file_repository(tmp_path) as repository:
         first = entries_of(FIRST, 10)
         await upload(repository, header_of(repository, FIRST), first)
-        header = msgspec.structs.replace(header_of(repository, SECOND), base=FIRST, depth=2)
-        await write_difference(repository, header, [], [], totals_of(first))
-        with pytest.raises(FormatError, match="depth 2 does not fit its base"):
-            await everything(repository, SECOND)
+        for run, base in ((SECOND, FIRST), (THIRD, SECOND)):
+            header = msgspec.structs.replace(header_of(repository, run), base=base, depth=1)
+            await write_difference(repository, header, [], [], totals_of(first))
+        with pytest.raises(FormatError, match="depth 1 does not fit its base"):
+            await everything(repository, THIRD)
         manifest_path(tmp_path, FIRST).unlink()
         with pytest.raises(ObjectMissingError, match=FIRST):
             await everything(repository, SECOND)

@@ -7,18 +7,31 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from asyncbackup import engine
 from asyncbackup.pipeline import attributes
+from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.verify.section import verify_section
 from tests.workbench import Workbench, age, picture
 
 NAMES = st.sampled_from([b"a", b"b", b"a-b", b"a0", b"\xff"])
 PATHS = st.one_of(NAMES, st.lists(NAMES, min_size=1, max_size=3).map(b"/".join))
 CONTENTS = st.binary(max_size=40)
+BALLAST = 40
+
+
+class DeadError(Exception):
+    """Where a run of these tests dies."""
+
+
+async def die(*_: object, **__: object) -> None:
+    raise DeadError
 
 
 class History(RuleBasedStateMachine):
@@ -36,6 +49,9 @@ class History(RuleBasedStateMachine):
         self.snapshots: dict[str, dict[bytes, tuple[object, ...]]] = {}
         for path in (b"a/b/a0", b"a/b/b/a", b"a/a", b"a0/a", b"a-b/a", b"b"):
             self.make_way(path).write_bytes(path)
+        # What never changes: beside it the changes are few, so that snapshots rest on each other.
+        for number in range(BALLAST):
+            self.make_way(b"ballast/%02d" % number).write_bytes(b"")
         asyncio.run(self.bench.initialise())
 
     def teardown(self) -> None:
@@ -121,6 +137,24 @@ class History(RuleBasedStateMachine):
         assert summary.files_scanned == (summary.files_new + summary.files_changed + summary.files_unchanged)
         self.snapshots[summary.snapshot] = picture(self.bench.tree)
         self.check(summary.snapshot)
+
+    @rule()
+    def die_before_the_manifest(self) -> None:
+        with patch.object(engine, "write_manifest", die), pytest.raises(DeadError):
+            asyncio.run(self.bench.run())
+
+    @rule()
+    def die_before_the_catalog_knows(self) -> None:
+        with patch.object(engine, "settle", die), pytest.raises(DeadError):
+            asyncio.run(self.bench.run())
+        (snapshot,) = set(asyncio.run(self.bench.snapshots())) - self.snapshots.keys()
+        self.snapshots[snapshot] = picture(self.bench.tree)
+        self.check(snapshot)
+
+    @precondition(lambda self: self.snapshots)
+    @rule()
+    def rebuild(self) -> None:
+        asyncio.run(rebuild_section(self.bench.settings, self.bench.section))
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())

@@ -133,7 +133,7 @@ async def test_only_tombstones_are_revived(catalog: Catalog) -> None:
     await catalog.entries.bury([(b"a", False)])
     await catalog.entries.revive([b"a", b"b", b"new", b"never was"])
     assert await pending_of(catalog) == {
-        b"a": Pending.COMMITTED,
+        b"a": Pending.CHANGED,
         b"b": Pending.COMMITTED,
         b"new": Pending.NEW,
     }
@@ -144,15 +144,6 @@ async def test_saving_over_a_tombstone_brings_the_entry_back(catalog: Catalog) -
     await catalog.entries.bury([(b"a", False)])
     await fill(catalog, b"a", pending=Pending.CHANGED)
     assert await pending_of(catalog) == {b"a": Pending.CHANGED}
-
-
-async def test_committing_settles_every_mark(catalog: Catalog) -> None:
-    await fill(catalog, b"old", b"gone")
-    await fill(catalog, b"new", pending=Pending.NEW)
-    await fill(catalog, b"changed", pending=Pending.CHANGED)
-    await catalog.entries.bury([(b"gone", False)])
-    await catalog.entries.commit_pending()
-    assert await pending_of(catalog) == dict.fromkeys((b"changed", b"new", b"old"), Pending.COMMITTED)
 
 
 async def test_entries_come_in_the_order_of_a_manifest_and_in_pages(catalog: Catalog) -> None:
@@ -171,8 +162,6 @@ async def test_it_is_empty_until_something_besides_the_root_was_saved(catalog: C
     assert await catalog.entries.is_empty()
     await fill(catalog, b"a")
     assert not await catalog.entries.is_empty()
-    await catalog.entries.clear()
-    assert await catalog.entries.is_empty()
 
 
 async def test_only_regular_files_are_counted(catalog: Catalog) -> None:
