@@ -7,6 +7,7 @@ the whole table.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -101,10 +102,12 @@ class FoundMember(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class FoundMembers:
     """The tables of packs and of what was found in them. Memory stays the same, whatever their number."""
 
-    __slots__ = ("_scratch",)
+    __slots__ = ("_lock", "_scratch")
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        # Packs are read side by side, and a scratch has one transaction at a time.
+        self._lock = asyncio.Lock()
 
     async def add_packs(self, packs: Iterable[tuple[str, str, int]]) -> None:
         """Note (run, key, size) of listed packs."""
@@ -126,33 +129,34 @@ class FoundMembers:
 
     async def describe_pack(self, pack: Pack) -> None:
         """Note how a listed pack is stored."""
-        await self._scratch.execute(
-            f"INSERT OR REPLACE INTO packs ({_PACK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
-            (pack.run, pack.key, pack.size, pack.checksum, int(pack.encrypted), pack.compression),
-        )
+        async with self._lock:
+            await self._scratch.execute(
+                f"INSERT OR REPLACE INTO packs ({_PACK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (pack.run, pack.key, pack.size, pack.checksum, int(pack.encrypted), pack.compression),
+            )
 
     async def add(self, members: Sequence[FoundMember]) -> None:
         """Note entries that were found, each as a version of its path."""
-        await self._scratch.execute_many(
-            _PUT,
-            [
-                (
-                    member.entry.path,
-                    member.run,
-                    member.source,
-                    member.first,
-                    int(member.copy),
-                    int(member.reference),
-                    *row_of_entry(storable(member.entry), Pending.COMMITTED),
-                )
-                for member in members
-            ],
-        )
-        await self._scratch.execute_many(
-            "INSERT OR IGNORE INTO objects (path, run, key, size, modified_ns, is_folder) "
-            "VALUES (?, ?, '', 0, 0, ?)",
-            [(each.entry.path, each.run, int(each.entry.kind is Kind.FOLDER)) for each in members],
-        )
+        rows = [
+            (
+                member.entry.path,
+                member.run,
+                member.source,
+                member.first,
+                int(member.copy),
+                int(member.reference),
+                *row_of_entry(storable(member.entry), Pending.COMMITTED),
+            )
+            for member in members
+        ]
+        versions = [(m.entry.path, m.run, int(m.entry.kind is Kind.FOLDER)) for m in members]
+        async with self._lock:
+            await self._scratch.execute_many(_PUT, rows)
+            await self._scratch.execute_many(
+                "INSERT OR IGNORE INTO objects (path, run, key, size, modified_ns, is_folder) "
+                "VALUES (?, ?, '', 0, 0, ?)",
+                versions,
+            )
 
     async def settle(self) -> None:
         """Give hard links and copies the contents of their first names, and check where references lead.

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from asyncbackup.catalog.runs import RunRecord
     from asyncbackup.model import Entry
 
-_COUNT = """
-UPDATE totals SET (entries, bytes) =
-(SELECT count(*), coalesce(sum(size), 0) FROM entries WHERE mode & 61440 = totals.kind)
-"""
+_COUNT = (
+    "INSERT OR REPLACE INTO totals (kind, entries, bytes) "
+    "SELECT mode & 61440, count(*), sum(size) FROM entries GROUP BY mode & 61440"
+)
 _TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links")
 
 _EXTENT = (
@@ -142,6 +142,7 @@ async def replacing(catalog: Catalog, *, sealed: bool) -> AsyncIterator[Replacem
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants only
         await connection.execute("DELETE FROM meta WHERE name = ?", (CONTENTS_KEPT,))
         yield Replacement(connection, sealed=sealed)
+        await connection.execute("UPDATE totals SET entries = 0, bytes = 0")
         await connection.execute(_COUNT)
         for trigger in TRIGGERS:
             await connection.execute(trigger)

@@ -7,6 +7,7 @@ in a plain one all that stands before the damage is read.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -210,7 +211,17 @@ class PackReader:
             raise FormatError(f"{line.path!r} does not say where its content lies")
         path = unescape(line.path)
         check_path(path)
-        entry = entry_of_line(line, path, self._pack.run)
+        entry = _as_in_manifests(entry_of_line(line, path, self._pack.run))
         if not entry_fits(entry):
             raise FormatError(f"{line.path!r} is more than a snapshot has room for")
         return entry
+
+
+def _as_in_manifests(entry: Entry) -> Entry:
+    """The entry without the checksum that the digest of a plain object already is."""
+    extent = entry.extent
+    if extent is None or extent.checksum != b64encode(entry.sha256).decode():
+        return entry
+    if extent.in_pack or extent.encrypted or extent.compression or extent.part_size:
+        return entry
+    return msgspec.structs.replace(entry, extent=msgspec.structs.replace(extent, checksum=""))

@@ -9,7 +9,7 @@ import msgspec
 
 from asyncbackup.catalog.found_members import FoundMember
 from asyncbackup.errors import AuthenticationError, FormatError, ObjectMissingError
-from asyncbackup.format.envelope import MAGIC, Opener
+from asyncbackup.format.envelope import MAGIC, SEALED_CHUNK_SIZE, Opener
 from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import check_path, run_prefix
 from asyncbackup.format.pack_reader import PackItem, PackLoss, PackMember, PackReader
@@ -108,8 +108,10 @@ class _Reading:
         async with store.open(self._key) as source:
             async for chunk in source:
                 self._check_magic(chunk)
-                batches = self._reader.batches(await in_thread(self._open, chunk))
-                await self._take_all(batches)
+                opened, damage = await in_thread(self._open, chunk)
+                await self._take_all(self._reader.batches(opened))
+                if damage is not None:
+                    raise damage
                 if self._reader.broken:
                     return
         if self._opener is not None:
@@ -122,9 +124,20 @@ class _Reading:
             reason = "it is not what was uploaded; any of its members may be damaged"
             self._give_up(self._key, PackLoss(None, reason), False)
 
-    def _open(self, chunk: bytes) -> bytes:
+    def _open(self, chunk: bytes) -> tuple[bytes, AuthenticationError | None]:
+        """What ``chunk`` adds to the pack before sealing, and what ends it after that."""
         self._digest.update(chunk)
-        return chunk if self._opener is None else self._opener.feed(chunk)
+        if self._opener is None:
+            return chunk, None
+        opened = []
+        view = memoryview(chunk)
+        # In steps, since a damaged one gives nothing.
+        for start in range(0, len(chunk), SEALED_CHUNK_SIZE):
+            try:
+                opened.append(self._opener.feed(view[start : start + SEALED_CHUNK_SIZE]))
+            except AuthenticationError as error:
+                return b"".join(opened), error
+        return b"".join(opened), None
 
     def _check_magic(self, chunk: bytes) -> None:
         if len(self._head) >= len(MAGIC):
