@@ -1,6 +1,8 @@
 """What manifests promise, on disk: every object that a verification has to find, and what became of it.
 
-Keys in here are relative to ``SECTION/data/`` and begin with the run.
+Keys in here are relative to ``SECTION/data/`` and begin with the run. An object
+is what lies under one key; a pack is an object with ``members``, the contents
+that snapshots need of it.
 """
 
 from __future__ import annotations
@@ -12,65 +14,129 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from asyncbackup.catalog.damage import DAMAGE_TABLES, DamageTable
 from asyncbackup.catalog.scratch import Scratch
+from asyncbackup.errors import FormatError
+from asyncbackup.format.envelope import unsealed_size
+from asyncbackup.model import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncbackup.catalog.rows import Row
-    from asyncbackup.model import Entry
+    from asyncbackup.model import Entry, Pack
 
 _TABLES = """
 CREATE TABLE staged (
     key TEXT NOT NULL,
+    pack INTEGER NOT NULL,
+    is_file INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
     length INTEGER NOT NULL,
     checksum TEXT NOT NULL,
     part_size INTEGER NOT NULL,
     encrypted INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    skip INTEGER NOT NULL,
     sha256 BLOB NOT NULL,
     size INTEGER NOT NULL
 );
+CREATE TABLE staged_packs (
+    key TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    capacity INTEGER NOT NULL,
+    checksum TEXT NOT NULL,
+    encrypted INTEGER NOT NULL,
+    compression TEXT NOT NULL
+);
+CREATE TABLE described (
+    key TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    capacity INTEGER NOT NULL,
+    checksum TEXT NOT NULL,
+    encrypted INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    disputed INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
 CREATE TABLE objects (
     key TEXT PRIMARY KEY,
+    pack INTEGER NOT NULL,
     length INTEGER NOT NULL,
     checksum TEXT NOT NULL,
     part_size INTEGER NOT NULL,
     encrypted INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    skip INTEGER NOT NULL,
     sha256 BLOB NOT NULL,
     size INTEGER NOT NULL,
     disputed INTEGER NOT NULL DEFAULT 0,
     listed INTEGER,
     state INTEGER NOT NULL DEFAULT 0,
+    whole INTEGER NOT NULL DEFAULT 1,
     reason TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
-CREATE TABLE carried (
+CREATE TABLE members (
     key TEXT NOT NULL,
-    snapshot TEXT NOT NULL,
-    path BLOB NOT NULL
-);
-CREATE TABLE damaged_paths (key TEXT, path BLOB, PRIMARY KEY (key, path)) WITHOUT ROWID;
-CREATE TABLE damaged_snapshots (key TEXT, snapshot TEXT, PRIMARY KEY (key, snapshot)) WITHOUT ROWID;
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    skip INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    encrypted INTEGER NOT NULL,
+    bad INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (key, offset, length, compression, skip, size, sha256, encrypted)
+) WITHOUT ROWID;
 """
 
-_FIELDS = "key, length, checksum, part_size, encrypted, sha256, size"
+_STAGED = (
+    "key, pack, is_file, offset, length, checksum, part_size, encrypted, compression, skip, sha256, size"
+)
+_FIELDS = "key, pack, length, checksum, part_size, encrypted, compression, skip, sha256, size"
+_PLACE = "offset, length, compression, skip, size, sha256"
 
 _FOLDER = "substr(key, -1) = '/'"
 _NO_FOLDER = "substr(key, -1) != '/'"
 
 # An entry that was rebuilt without its checksum or digest says less of an object, not something else.
-_ACCEPT = f"""
-INSERT INTO objects ({_FIELDS}) SELECT {_FIELDS} FROM staged WHERE true
+_ACCEPT_OBJECTS = f"""
+INSERT INTO objects ({_FIELDS}) SELECT {_FIELDS} FROM staged WHERE NOT pack
 ON CONFLICT (key) DO UPDATE SET
     disputed = disputed
-        OR length != excluded.length
+        OR (length >= 0 AND excluded.length >= 0 AND length != excluded.length)
         OR encrypted != excluded.encrypted
-        OR (sha256 != x'' AND excluded.sha256 != x'' AND sha256 != excluded.sha256),
+        OR compression != excluded.compression
+        OR (sha256 != x'' AND excluded.sha256 != x''
+            AND (sha256 != excluded.sha256 OR skip != excluded.skip)),
+    length = max(length, excluded.length),
     checksum = CASE WHEN checksum = '' THEN excluded.checksum ELSE checksum END,
     part_size = CASE WHEN part_size = 0 THEN excluded.part_size ELSE part_size END,
+    skip = CASE WHEN sha256 = x'' THEN excluded.skip ELSE skip END,
+    size = CASE WHEN sha256 = x'' THEN excluded.size ELSE size END,
     sha256 = CASE WHEN sha256 = x'' THEN excluded.sha256 ELSE sha256 END
-WHERE length != excluded.length OR encrypted != excluded.encrypted
-    OR sha256 != excluded.sha256 OR checksum != excluded.checksum
+WHERE length != excluded.length OR encrypted != excluded.encrypted OR compression != excluded.compression
+    OR sha256 != excluded.sha256 OR skip != excluded.skip OR checksum != excluded.checksum
 """  # noqa: S608 - constants only
+_ACCEPT_PACKS = f"""
+INSERT OR IGNORE INTO objects ({_FIELDS})
+SELECT DISTINCT key, 1, -1, '', 0, 0, '', 0, x'', 0 FROM staged WHERE pack
+"""  # noqa: S608
+# What is empty needs nothing of its pack; folders and symlinks are in the manifest whole.
+_ACCEPT_MEMBERS = f"""
+INSERT OR IGNORE INTO members (key, {_PLACE}, encrypted)
+SELECT key, {_PLACE}, encrypted FROM staged WHERE pack AND is_file AND size > 0
+"""  # noqa: S608
+_ACCEPT_DESCRIPTIONS = """
+INSERT INTO described (key, size, capacity, checksum, encrypted, compression)
+SELECT key, size, capacity, checksum, encrypted, compression FROM staged_packs WHERE true
+ON CONFLICT (key) DO UPDATE SET
+    disputed = disputed OR size != excluded.size OR encrypted != excluded.encrypted
+        OR compression != excluded.compression
+        OR (checksum != '' AND excluded.checksum != '' AND checksum != excluded.checksum),
+    checksum = CASE WHEN checksum = '' THEN excluded.checksum ELSE checksum END
+WHERE size != excluded.size OR checksum != excluded.checksum OR encrypted != excluded.encrypted
+    OR compression != excluded.compression
+"""
 
 
 class State(enum.IntEnum):
@@ -83,77 +149,145 @@ class State(enum.IntEnum):
 
 
 class ExpectedObject(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One object as manifests describe it: ``length`` as stored, ``size`` and ``sha256`` of the content."""
+    """One object as manifests describe it: ``length`` as stored, -1 where nothing says it.
+
+    Of an object with one content, ``size`` bytes with the digest ``sha256``
+    begin ``skip`` bytes into what it opens and expands to. Those of a ``pack``
+    are its members; ``disputed`` ones are described in more than one way.
+    """
 
     key: str
     length: int
     checksum: str
-    part_size: int
     encrypted: bool
-    sha256: bytes
+    pack: bool = False
+    part_size: int = 0
+    compression: str = ""
+    skip: int = 0
+    sha256: bytes = b""
+    size: int = 0
+    disputed: bool = False
+
+
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """One content of a pack: ``size`` bytes from ``skip`` of what ``length`` bytes from ``offset`` expand
+    to. ``sha256`` is empty where no manifest has it."""
+
+    offset: int
+    length: int
+    compression: str
+    skip: int
     size: int
+    sha256: bytes
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What a look at one object gave. ``reason`` says what is damaged."""
+    """What a look at one object gave. ``reason`` says what is damaged; unless ``whole``, of a pack that
+    are only the members that were noted as bad."""
 
     key: str
     state: State
     reason: str = ""
-
-
-class DamagedObject(msgspec.Struct, frozen=True, kw_only=True):
-    """One damaged object with what it carries. ``files`` counts all paths, ``paths`` names the first ones."""
-
-    key: str
-    reason: str
-    files: int
-    paths: tuple[bytes, ...]
-    snapshots: tuple[str, ...]
+    whole: bool = True
 
 
 class ExpectedObjects:
-    """The objects of some snapshots. Memory stays the same, whatever their number."""
+    """The objects of some snapshots. Memory stays the same, whatever their number.
 
-    __slots__ = ("_scratch",)
+    ``damage`` is who needs what is damaged of them.
+    """
+
+    __slots__ = ("_scratch", "damage")
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self.damage = DamageTable(scratch)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, folder: Path) -> AsyncIterator[ExpectedObjects]:
         """An empty table on the disk of ``folder``; it vanishes when the block ends."""
-        async with Scratch.open(folder, _TABLES) as scratch:
+        async with Scratch.open(folder, _TABLES + DAMAGE_TABLES) as scratch:
             yield cls(scratch)
 
     async def stage(self, entries: Iterable[Entry]) -> None:
         """Note the objects of a manifest that was not yet read to its end."""
         await self._scratch.execute_many(
-            f"INSERT INTO staged ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO staged ({_STAGED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             [
                 (
                     f"{extent.run}/{extent.key}",
-                    extent.length,
+                    int(extent.in_pack),
+                    int(is_file := entry.kind is Kind.FILE),
+                    extent.offset,
+                    # The extent of anything else says where it is, and nothing more.
+                    extent.length if is_file else -1,
                     extent.checksum,
                     extent.part_size,
                     int(extent.encrypted),
+                    extent.compression if is_file else "",
+                    extent.skip if is_file else 0,
                     entry.sha256,
-                    entry.size,
+                    entry.size if is_file else 0,
                 )
                 for entry in entries
                 if (extent := entry.extent) is not None
             ],
         )
 
-    async def accept(self) -> None:
-        """Take over what was staged: its manifest is sound."""
-        await self._scratch.execute(_ACCEPT)
-        await self._scratch.execute("DELETE FROM staged")
+    async def stage_packs(self, packs: Iterable[Pack]) -> None:
+        """Note the packs that such a manifest describes. Some may hold nothing that is needed."""
+        await self._scratch.execute_many(
+            "INSERT INTO staged_packs (key, size, capacity, checksum, encrypted, compression) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    f"{pack.run}/{pack.key}",
+                    pack.size,
+                    _capacity(pack),
+                    pack.checksum,
+                    int(pack.encrypted),
+                    pack.compression,
+                )
+                for pack in packs
+            ],
+        )
+
+    async def accept(self) -> str:
+        """Take over what was staged: its manifest is sound. Returns the key of a pack that the manifest
+        refers to and does not describe, ``""`` if there is none."""
+        for sql in (_ACCEPT_OBJECTS, _ACCEPT_PACKS, _ACCEPT_MEMBERS, _ACCEPT_DESCRIPTIONS):
+            await self._scratch.execute(sql)
+        rows = await self._scratch.all(
+            "SELECT key FROM staged WHERE pack AND key NOT IN (SELECT key FROM staged_packs) LIMIT 1"
+        )
+        await self.discard()
+        return cast("str", rows[0][0]) if rows else ""
 
     async def discard(self) -> None:
         """Forget what was staged: its manifest is damaged, and so may be what it said."""
         await self._scratch.execute("DELETE FROM staged")
+        await self._scratch.execute("DELETE FROM staged_packs")
+
+    async def describe_packs(self) -> None:
+        """Once every manifest was taken over: bring what they say of packs together with their members.
+
+        A content beyond its pack's end, or said to be stored in another way than it, is bad.
+        """
+        await self._scratch.execute(
+            "UPDATE objects SET (length, checksum, encrypted, compression, disputed) = "
+            "(SELECT d.size, d.checksum, d.encrypted, d.compression, d.disputed FROM described d "
+            "WHERE d.key = objects.key) WHERE pack AND key IN (SELECT key FROM described)"
+        )
+        await self._scratch.execute(
+            "UPDATE members SET bad = 1 WHERE EXISTS (SELECT 1 FROM described d WHERE d.key = members.key "
+            "AND (members.offset + members.length > d.capacity OR members.encrypted != d.encrypted))"
+        )
+        # Without a description the members alone say whether it is sealed.
+        await self._scratch.execute(
+            "UPDATE objects SET encrypted = coalesce((SELECT max(m.encrypted) FROM members m "
+            "WHERE m.key = objects.key), 0) WHERE pack AND key NOT IN (SELECT key FROM described)"
+        )
 
     async def listed(self, objects: Iterable[tuple[str, int]]) -> int:
         """Note (key, size) pairs of the listing; how many of them are expected."""
@@ -163,20 +297,30 @@ class ExpectedObjects:
         )
 
     async def judge_listing(self) -> None:
-        """Settle what the listing alone settles: wrong sizes are damage, right empty objects are sound."""
+        """Settle what the listing alone settles: wrong sizes are damage, right empty objects are sound.
+
+        A pack with which anything is wrong is to be read: most of its contents may be whole.
+        """
         await self._scratch.execute(
             "UPDATE objects SET state = ?, "
             "reason = 'it has ' || listed || ' bytes where ' || length || ' belong' "
-            "WHERE state = 0 AND listed IS NOT NULL AND listed != length",
+            "WHERE state = 0 AND listed IS NOT NULL AND listed != length AND length >= 0 AND NOT pack",
             (State.DAMAGED,),
         )
         await self._scratch.execute(
             "UPDATE objects SET state = ?, reason = 'manifests disagree about its size or content' "
-            "WHERE state = 0 AND disputed",
+            "WHERE state = 0 AND disputed AND NOT pack",
             (State.DAMAGED,),
         )
         await self._scratch.execute(
-            "UPDATE objects SET state = ? WHERE state = 0 AND listed = 0", (State.SOUND,)
+            "UPDATE objects SET state = ? WHERE state = 0 AND listed IS NOT NULL "
+            "AND NOT encrypted AND NOT pack AND (listed = 0 OR length < 0)",
+            (State.SOUND,),
+        )
+        await self._scratch.execute(
+            "UPDATE objects SET state = ? WHERE state = 0 AND pack AND "
+            "(disputed OR listed != length OR key IN (SELECT key FROM members WHERE bad))",
+            (State.TO_READ,),
         )
 
     def unlisted(self, *, folders: bool) -> AsyncIterator[list[ExpectedObject]]:
@@ -202,9 +346,30 @@ class ExpectedObjects:
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Write down what became of objects."""
         await self._scratch.execute_many(
-            "UPDATE objects SET state = ?, reason = ? WHERE key = ?",
-            [(verdict.state, verdict.reason, verdict.key) for verdict in verdicts],
+            "UPDATE objects SET state = ?, reason = ?, whole = ? WHERE key = ?",
+            [(verdict.state, verdict.reason, int(verdict.whole), verdict.key) for verdict in verdicts],
         )
+
+    async def members(self, key: str, *, after: Member | None, limit: int) -> list[Member]:
+        """The next contents of a pack that are not known to be bad, in the order of their places."""
+        bound = "" if after is None else f"AND ({_PLACE}) > (?, ?, ?, ?, ?, ?) "
+        rows = await self._scratch.all(
+            f"SELECT DISTINCT {_PLACE} FROM members WHERE key = ? AND NOT bad {bound}"  # noqa: S608
+            f"ORDER BY {_PLACE} LIMIT ?",
+            (key, *(() if after is None else msgspec.structs.astuple(after)), limit),
+        )
+        return [Member(*cast("tuple[int, int, str, int, int, bytes]", row)) for row in rows]
+
+    async def note_bad(self, key: str, members: Iterable[Member]) -> None:
+        """Note contents of a pack that are not what was saved."""
+        await self._scratch.execute_many(
+            f"UPDATE members SET bad = 1 WHERE key = ? AND ({_PLACE}) = (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [(key, *msgspec.structs.astuple(member)) for member in members],
+        )
+
+    async def has_bad(self, key: str) -> bool:
+        """Whether a content of this pack is bad."""
+        return bool(await self._scratch.all("SELECT 1 FROM members WHERE key = ? AND bad LIMIT 1", (key,)))
 
     async def choose_to_read(self, percent: float) -> int:
         """Choose that part of the undecided objects at random, at least one; the number chosen."""
@@ -220,77 +385,30 @@ class ExpectedObjects:
 
     async def totals(self) -> tuple[int, int]:
         """The number of objects and the sum of their stored sizes."""
-        row = (await self._scratch.all("SELECT count(*), coalesce(sum(length), 0) FROM objects"))[0]
+        row = (await self._scratch.all("SELECT count(*), coalesce(sum(max(length, 0)), 0) FROM objects"))[0]
         return cast("tuple[int, int]", row)
 
     async def count(self, state: State) -> int:
         """How many objects are in a state."""
         return await self._scratch.number("SELECT count(*) FROM objects WHERE state = ?", (state,))
 
-    async def note_carried(self, snapshot: str, entries: Iterable[Entry]) -> None:
-        """Note which of ``entries`` lie in damaged objects."""
-        await self._scratch.execute_many(
-            "INSERT INTO carried (key, snapshot, path) VALUES (?, ?, ?)",
-            [
-                (f"{extent.run}/{extent.key}", snapshot, entry.path)
-                for entry in entries
-                if (extent := entry.extent) is not None
-            ],
-        )
-        damaged = f"FROM carried JOIN objects USING (key) WHERE state = {State.DAMAGED:d}"
-        await self._scratch.execute(f"INSERT OR IGNORE INTO damaged_paths SELECT key, path {damaged}")
-        await self._scratch.execute(
-            f"INSERT OR IGNORE INTO damaged_snapshots SELECT DISTINCT key, snapshot {damaged}"
-        )
-        await self._scratch.execute("DELETE FROM carried")
-
-    async def damaged(self, *, paths_each: int) -> AsyncIterator[list[DamagedObject]]:
-        """Every damaged object by key, with at most ``paths_each`` of the paths it carries, in pages."""
-        sql = (
-            f"SELECT key, reason FROM objects WHERE state = {State.DAMAGED:d} "  # noqa: S608
-            "AND key > ? ORDER BY key LIMIT ?"
-        )
-        async for rows in self._scratch.keyed_pages(sql, after="", page_rows=256):
-            found = cast("list[tuple[str, str]]", rows)
-            span = (found[0][0], found[-1][0])
-            files = await self._scratch.all(
-                "SELECT key, count(*) FROM damaged_paths WHERE key BETWEEN ? AND ? GROUP BY key", span
-            )
-            counts = dict(cast("list[tuple[str, int]]", files))
-            paths: dict[str, list[bytes]] = {}
-            for key, path in await self._first_paths(span, paths_each):
-                paths.setdefault(key, []).append(path)
-            snapshots: dict[str, list[str]] = {}
-            carriers = await self._scratch.all(
-                "SELECT key, snapshot FROM damaged_snapshots "
-                "WHERE key BETWEEN ? AND ? ORDER BY key, snapshot",
-                span,
-            )
-            for key, snapshot in cast("list[tuple[str, str]]", carriers):
-                snapshots.setdefault(key, []).append(snapshot)
-            yield [
-                DamagedObject(
-                    key=key,
-                    reason=reason,
-                    files=counts.get(key, 0),
-                    paths=tuple(paths.get(key, ())),
-                    snapshots=tuple(snapshots.get(key, ())),
-                )
-                for key, reason in found
-            ]
-
-    async def _first_paths(self, span: tuple[str, str], paths_each: int) -> list[tuple[str, bytes]]:
-        rows = await self._scratch.all(
-            "SELECT key, path FROM (SELECT key, path, row_number() OVER (PARTITION BY key ORDER BY path) "
-            "AS number FROM damaged_paths WHERE key BETWEEN ? AND ?) WHERE number <= ?",
-            (*span, paths_each),
-        )
-        return cast("list[tuple[str, bytes]]", rows)
-
     async def _pages(self, where: str) -> AsyncIterator[list[ExpectedObject]]:
-        sql = f"SELECT {_FIELDS} FROM objects WHERE key > ? AND {where} ORDER BY key LIMIT ?"  # noqa: S608
+        sql = (
+            f"SELECT {_FIELDS}, disputed FROM objects WHERE key > ? AND {where} "  # noqa: S608
+            "ORDER BY key LIMIT ?"
+        )
         async for rows in self._scratch.keyed_pages(sql, after=""):
             yield [_expected(row) for row in rows]
+
+
+def _capacity(pack: Pack) -> int:
+    """The size of a pack before it was sealed; 0 where no pack can have the size that is said."""
+    if not pack.encrypted:
+        return pack.size
+    try:
+        return unsealed_size(pack.size)
+    except FormatError:
+        return 0
 
 
 def _is_text(key: str) -> bool:
@@ -303,15 +421,19 @@ def _is_text(key: str) -> bool:
 
 
 def _expected(row: Row) -> ExpectedObject:
-    key, length, checksum, part_size, encrypted, sha256, size = cast(
-        "tuple[str, int, str, int, int, bytes, int]", row
+    key, pack, length, checksum, part_size, encrypted, compression, skip, sha256, size, disputed = cast(
+        "tuple[str, int, int, str, int, int, str, int, bytes, int, int]", row
     )
     return ExpectedObject(
         key=key,
+        pack=bool(pack),
         length=length,
         checksum=checksum,
         part_size=part_size,
         encrypted=bool(encrypted),
+        compression=compression,
+        skip=skip,
         sha256=sha256,
         size=size,
+        disputed=bool(disputed),
     )

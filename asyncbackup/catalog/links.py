@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from asyncbackup.catalog.database import WriteLock, translated
-from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
+from asyncbackup.catalog.rows import COLUMNS, PENDING, SAVE_AGAIN_NS, Row, entry_of_row
 from asyncbackup.model import Entry, Pending, SourceEntry
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ _decoder = msgspec.json.Decoder(SourceEntry)
 
 
 class DeferredLink(msgspec.Struct, frozen=True, kw_only=True):
-    """A further name of an inode. ``known`` is its own saved row and ``known_pending`` how that
-    differs from the last snapshot, ``first_path`` the name that carries the content and ``first``
-    that name's saved row, ``None`` where saving it failed."""
+    """A further name of an inode. ``known`` is its own saved row, unless that is damaged, and
+    ``known_pending`` how that differs from the last snapshot, ``first_path`` the name that carries
+    the content and ``first`` that name's saved row, ``None`` where saving it failed."""
 
     entry: SourceEntry
     pending: Pending
@@ -93,6 +93,8 @@ class LinkTable:
             page: list[DeferredLink] = []
             for path, entry, pending, first_path in rows:
                 known, known_pending = saved.get(bytes(path), nothing)
+                if known is not None and known.ctime_ns == SAVE_AGAIN_NS:
+                    known = None  # what is stored of it is damaged
                 page.append(
                     DeferredLink(
                         entry=_decoder.decode(entry),

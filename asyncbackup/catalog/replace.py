@@ -28,7 +28,7 @@ _COUNT = (
     "INSERT OR REPLACE INTO totals (kind, entries, bytes) "
     "SELECT mode & 61440, count(*), sum(size) FROM entries GROUP BY mode & 61440"
 )
-_TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links")
+_TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links", "part_hashes")
 
 _EXTENT = (
     "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "

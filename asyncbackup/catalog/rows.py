@@ -22,6 +22,10 @@ Row: TypeAlias = tuple[SqlValue, ...]
 PENDING, MODE, SIZE, MTIME_NS, CTIME_NS, UID, GID, NLINK = range(2, 10)
 DEV, INO = range(26, 28)
 
+SAVE_AGAIN_NS = -(1 << 63)
+"""A ctime (of the year 1677) that no file has. A row with it is saved again by the next run, whatever its
+stat says: what it refers to was found damaged."""
+
 _INT64 = 1 << 63
 _UINT64 = 1 << 64
 _xattrs_encoder = msgspec.msgpack.Encoder()

@@ -7,6 +7,7 @@ thrown away, never repaired.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -31,13 +32,15 @@ CACHE_KIB = 8 * 1024
 
 
 class Scratch:
-    """One open temporary database. Its statements run one after another, in the order they were awaited."""
+    """One open temporary database. Its statements run one after another, in the order they were awaited;
+    several tasks may use it."""
 
-    __slots__ = ("_connection", "_path")
+    __slots__ = ("_connection", "_path", "_transaction")
 
     def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._transaction = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -75,6 +78,10 @@ class Scratch:
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[SqlValue]]) -> int:
         """Run one statement for every row, in one transaction; the number of rows changed in all."""
+        async with self._transaction:
+            return await self._execute_many(sql, rows)
+
+    async def _execute_many(self, sql: str, rows: Iterable[Sequence[SqlValue]]) -> int:
         with translated(self._path):
             await self._connection.execute("BEGIN")
             async with self._connection.executemany(sql, rows) as cursor:

@@ -104,7 +104,7 @@ def run(
 
     async def main(stop: StopRequest) -> ExitCode:
         async def save(section: SectionSettings) -> ExitCode:
-            return await _save(
+            return await save_section(
                 session, output, selection, section, dry_run=dry_run, checksum=checksum, stop=stop
             )
 
@@ -113,16 +113,17 @@ def run(
     return run_async(main, output=output, graceful=True)
 
 
-async def _save(
+async def save_section(
     session: Session,
     output: Output,
     selection: Selection,
     section: SectionSettings,
     *,
-    dry_run: bool,
-    checksum: bool,
+    dry_run: bool = False,
+    checksum: bool = False,
     stop: StopRequest,
 ) -> ExitCode:
+    """Run one section and say what was done."""
     from asyncbackup.engine import run_section
 
     if selection.from_folder and not dry_run:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from asyncbackup.cli.commands import Command, GroupedOption, global_options, section_options
-from asyncbackup.cli.exit_codes import ExitCode
+from asyncbackup.cli.exit_codes import ExitCode, worst
 from asyncbackup.cli.progress import show_progress, verify_figures
+from asyncbackup.cli.run import save_section
 from asyncbackup.cli.runner import run_async
 from asyncbackup.cli.sections import each_section
 from asyncbackup.cli.session import select
@@ -64,8 +66,16 @@ asyncbackup verify                            # everything, without downloading
 asyncbackup verify home --read-data           # and every byte
 asyncbackup verify --read-data=5              # a random twentieth of the bytes
 asyncbackup verify home --snapshot latest
+asyncbackup verify home --repair              # and save again what is damaged and still here
 """,
-    codes=(ExitCode.OK, ExitCode.FAILED, ExitCode.USAGE, ExitCode.DAMAGED, ExitCode.INTERRUPTED),
+    codes=(
+        ExitCode.OK,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.DAMAGED,
+        ExitCode.BUSY,
+        ExitCode.INTERRUPTED,
+    ),
 )
 @click.argument("section", required=False, metavar="[SECTION]")
 @click.option(
@@ -84,6 +94,12 @@ asyncbackup verify home --snapshot latest
     multiple=True,
     help="Only what this snapshot needs; may be given several times. Default: all snapshots.",
 )
+@click.option(
+    "--repair",
+    cls=GroupedOption,
+    is_flag=True,
+    help="Save the files again that are damaged and still there, as a new snapshot.",
+)
 @section_options
 @global_options
 @click.pass_obj
@@ -92,11 +108,15 @@ def verify(
     section: str | None,
     read_percent: float | None,
     snapshots: tuple[str, ...],
+    repair: bool,
 ) -> ExitCode:
     """Check the destination against the manifests.
 
     Every object that a snapshot needs has to be there with the right size and checksum. Where the
     endpoint keeps checksums nothing is downloaded; where it keeps none, --read-data makes sure.
+
+    A repair ends with a run, whose snapshot is whole. Earlier snapshots that lost something keep
+    what is left of them, so it ends with code 4 whenever there was damage.
     """
     session.start_logging()
     output = session.output()
@@ -111,6 +131,7 @@ def verify(
                 section,
                 snapshots=snapshots,
                 read_percent=read_percent or 0.0,
+                repair=repair,
                 stop=stop,
             )
 
@@ -127,25 +148,40 @@ async def _check(
     *,
     snapshots: tuple[str, ...],
     read_percent: float,
+    repair: bool,
     stop: StopRequest,
 ) -> ExitCode:
     from asyncbackup.verify.section import verify_section
     from asyncbackup.verify.summary import VerifyCounters
 
     counters = VerifyCounters()
-    with show_progress(output, section.name, lambda: verify_figures(counters)):
+    codes: list[ExitCode] = []
+    with ExitStack() as progress:
+        progress.enter_context(show_progress(output, section.name, lambda: verify_figures(counters)))
+
+        async def save_again(found: VerifySummary) -> None:
+            progress.close()
+            output.result(*verify_lines(found, verbose=session.verbose))
+            codes.append(await save_section(session, output, selection, section, stop=stop))
+
         summary = await verify_section(
             selection.settings,
             section,
             snapshots=snapshots,
             read_percent=read_percent,
+            save_again=save_again if repair else None,
             counters=counters,
             stop=stop,
             on_damage=lambda damage: output.event("damage", damage_fields(section.name, damage)),
+            on_lost=lambda damage: output.event("lost", damage_fields(section.name, damage)),
         )
     output.event("summary", verify_fields(summary))
-    output.result(*verify_lines(summary, verbose=session.verbose))
-    return ExitCode.DAMAGED if summary.damaged_objects else ExitCode.OK
+    if not codes:
+        output.result(*verify_lines(summary, verbose=session.verbose))
+    if repair and summary.damaged_objects:
+        output.result(*repair_lines(summary, verbose=session.verbose))
+    # What is damaged stays so in the snapshots that have it, whatever the repair brought back.
+    return worst([ExitCode.DAMAGED if summary.damaged_objects else ExitCode.OK, *codes])
 
 
 def damage_fields(section: str, damage: Damage) -> dict[str, object]:
@@ -163,7 +199,7 @@ def damage_fields(section: str, damage: Damage) -> dict[str, object]:
 def verify_fields(summary: VerifySummary) -> dict[str, object]:
     """The summary event. Damage is events of its own."""
     fields = msgspec.structs.asdict(summary)
-    del fields["damaged"]
+    del fields["damaged"], fields["lost"]
     return fields
 
 
@@ -197,6 +233,25 @@ def verify_lines(summary: VerifySummary, *, verbose: bool) -> list[str]:
     if (more := summary.damaged_objects - len(shown)) > 0:
         hint = "--json names all" if verbose else "--verbose names more, --json all"
         lines.append(row("", f"and {format_count(more)} more; {hint}"))
+    return lines
+
+
+def repair_lines(summary: VerifySummary, *, verbose: bool) -> list[str]:
+    """What a repair could do, and what it could not."""
+    lines = [f"{summary.section}: {plural(summary.files_to_save, 'damaged file')} to be saved again"]
+    if summary.files_lost:
+        lines.append(
+            row("lost", f"{plural(summary.files_lost, 'file')} not in the tree any more as it was saved")
+        )
+        for damage in summary.lost if verbose else summary.lost[:FAILURES_SHOWN]:
+            lines.append(row("", f"  {_affected(damage)}"))
+    elif not summary.files_to_save:
+        lines[0] = f"{summary.section}: no file of the tree is damaged"
+    if summary.broken_snapshots:
+        last = max(summary.broken_snapshots)
+        lines.append(
+            row("lost", f"{plural(len(summary.broken_snapshots), 'snapshot')} as a whole, the last {last}")
+        )
     return lines
 
 

@@ -62,7 +62,7 @@ class RangeOpener:
     ) -> None:
         if len(head) != HEAD_SIZE:
             raise ValueError(f"the head has {HEAD_SIZE} bytes")
-        self._object_key = object_key
+        self.object_key = object_key
         header, preamble = head[:HEADER_SIZE], head[HEADER_SIZE:]
         announced = read_header(header, object_key)
         salt, commitment = preamble[:_SALT_BYTES], preamble[_SALT_BYTES:]
@@ -94,20 +94,24 @@ class RangeOpener:
         start, count = self.stored_range(offset, length)
         if len(stored) != count:
             raise AuthenticationError(
-                f"{self._object_key!r}: {count} bytes from {start} were asked for, {len(stored)} came"
+                f"{self.object_key!r}: {count} bytes from {start} were asked for, {len(stored)} came"
             )
         view = memoryview(stored).cast("B")
         number = offset // CHUNK_SIZE
         pieces = []
         for place in range(0, count, SEALED_CHUNK_SIZE):
-            nonce = (self._base_nonce ^ number).to_bytes(_NONCE_BYTES)
-            try:
-                pieces.append(self._aead.decrypt(nonce, view[place : place + SEALED_CHUNK_SIZE], None))
-            except InvalidTag:
-                raise self._damaged() from None
+            pieces.append(self.open_chunk(number, view[place : place + SEALED_CHUNK_SIZE]))
             number += 1
         skip = offset % CHUNK_SIZE
         return b"".join(pieces)[skip : skip + length]
+
+    def open_chunk(self, number: int, stored: bytes | bytearray | memoryview) -> bytes:
+        """The content of one chunk, counted from 0. Raises ``AuthenticationError``."""
+        nonce = (self._base_nonce ^ number).to_bytes(_NONCE_BYTES)
+        try:
+            return self._aead.decrypt(nonce, stored, None)
+        except InvalidTag:
+            raise self._damaged() from None
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -115,5 +119,87 @@ class RangeOpener:
 
     def _damaged(self) -> AuthenticationError:
         return AuthenticationError(
-            f"{self._object_key!r} is not authentic: it was changed, cut off, or stands at another key"
+            f"{self.object_key!r} is not authentic: it was changed, cut off, or stands at another key"
         )
+
+
+class SpanReader:
+    """Reads contents out of a stretch of a sealed object that was fetched at once.
+
+    ``stored`` is what ``stored_range(offset, length)`` of the opener asks for.
+    Read in ascending order, each chunk is opened once, and a damaged one fails
+    only what lies in it. Not thread-safe.
+    """
+
+    def __init__(self, opener: RangeOpener, offset: int, length: int, stored: bytes | bytearray) -> None:
+        _, count = opener.stored_range(offset, length)
+        if len(stored) != count:
+            raise ValueError(f"{count} bytes belong to this range, not {len(stored)}")
+        self._opener = opener
+        self._first = offset // CHUNK_SIZE
+        self._stored = memoryview(stored).cast("B")
+        self._last = (-1, b"")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes of the object's content from ``offset``, within the stretch.
+
+        Raises :class:`~asyncbackup.errors.AuthenticationError`.
+        """
+        if not length:
+            return b""
+        first, last = offset // CHUNK_SIZE, (offset + length - 1) // CHUNK_SIZE
+        begin, end = offset - first * CHUNK_SIZE, offset + length - first * CHUNK_SIZE
+        if first == last:
+            return self._chunk(first)[begin:end]
+        return b"".join([self._chunk(number) for number in range(first, last + 1)])[begin:end]
+
+    def _chunk(self, number: int) -> bytes:
+        known, content = self._last
+        if known != number:
+            place = (number - self._first) * SEALED_CHUNK_SIZE
+            content = self._opener.open_chunk(number, self._stored[place : place + SEALED_CHUNK_SIZE])
+            self._last = (number, content)
+        return content
+
+
+class RangeStream:
+    """Opens a range of a sealed object as its stored bytes arrive: those of ``stored_range``.
+
+    The content is what the :meth:`feed` calls return; every byte of it is
+    authentic. :meth:`finish` tells whether it is all. Both raise
+    :class:`~asyncbackup.errors.AuthenticationError`.
+    """
+
+    def __init__(self, opener: RangeOpener, offset: int, length: int) -> None:
+        opener.stored_range(offset, length)
+        self._opener = opener
+        self._number, self._skip = divmod(offset, CHUNK_SIZE)
+        self._left = length
+        self._held = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The content that ``data`` completes."""
+        held = self._held
+        held += data
+        pieces: list[bytes] = []
+        place = 0
+        while len(held) - place >= SEALED_CHUNK_SIZE:
+            pieces.append(self._open(bytes(held[place : place + SEALED_CHUNK_SIZE])))
+            place += SEALED_CHUNK_SIZE
+        del held[:place]
+        return b"".join(pieces)
+
+    def finish(self) -> bytes:
+        """The last of the content, where it lies in the object's last chunk."""
+        rest = self._open(bytes(self._held)) if self._held else b""
+        self._held.clear()
+        if self._left:
+            raise AuthenticationError(f"{self._opener.object_key!r}: the range ends {self._left} bytes early")
+        return rest
+
+    def _open(self, stored: bytes) -> bytes:
+        content = self._opener.open_chunk(self._number, stored)[self._skip : self._skip + self._left]
+        self._number += 1
+        self._skip = 0
+        self._left -= len(content)
+        return content

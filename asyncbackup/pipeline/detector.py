@@ -23,6 +23,7 @@ from asyncbackup.catalog.rows import (
     MTIME_NS,
     NLINK,
     PENDING,
+    SAVE_AGAIN_NS,
     SIZE,
     UID,
     Row,
@@ -197,7 +198,8 @@ class Detector:
                 counters.bytes_unchanged += entry.size
             return None
         pending = Pending.NEW if row is None or row[PENDING] == Pending.NEW else Pending.CHANGED
-        if row is None:
+        if row is None or row[CTIME_NS] == SAVE_AGAIN_NS:
+            # What is stored of it is damaged: nothing of it is to be taken over.
             return Change(entry=entry, action=action, pending=pending)
         return Change(
             entry=entry,
@@ -209,6 +211,8 @@ class Detector:
 
     def _action(self, entry: SourceEntry, row: Row | None) -> Action | None:
         if row is None or stat.S_IFMT(_int(row[MODE])) != stat.S_IFMT(entry.mode):
+            return Action.UPLOAD
+        if row[CTIME_NS] == SAVE_AGAIN_NS:
             return Action.UPLOAD
         same_owner_and_mode = row[MODE] == entry.mode and row[UID] == entry.uid and row[GID] == entry.gid
         same_mtime = _time(row[MTIME_NS]) == entry.mtime_ns

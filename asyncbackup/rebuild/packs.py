@@ -14,7 +14,7 @@ from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import check_path, run_prefix
 from asyncbackup.format.pack_reader import PackItem, PackLoss, PackMember, PackReader
 from asyncbackup.model import ZSTD, Pack
-from asyncbackup.rebuild.description import locked
+from asyncbackup.rebuild.description import NOT_SEALED, locked
 from asyncbackup.repository.parallel import in_parallel
 from asyncbackup.store.checksums import single_checksum
 
@@ -70,24 +70,13 @@ class _Reading:
         self._key = run_prefix(repository.section, listed.run) + listed.key
         self._pack = msgspec.structs.replace(
             listed,
-            encrypted=repository.key is not None,
             compression=ZSTD if listed.key.endswith(".zst") else "",
         )
         self._go_on = go_on
         self._give_up = give_up
         self._reader = PackReader(self._pack)
-        self._opener = (
-            None
-            if repository.key is None
-            else Opener(
-                repository.key,
-                repository=repository.repository_id,
-                section=repository.section,
-                object_key=self._key,
-            )
-        )
+        self._opener: Opener | None = None
         self._digest = hashlib.sha256()
-        self._head = b""
 
     async def run(self) -> None:
         try:
@@ -105,15 +94,23 @@ class _Reading:
         store, in_thread = self._repository.store, self._repository.threads.run
         info = await store.head(self._key)
         self._pack = msgspec.structs.replace(self._pack, size=info.size, checksum=info.checksum)
+        begin: bytes | None = b""
         async with store.open(self._key) as source:
             async for chunk in source:
-                self._check_magic(chunk)
+                if begin is not None:
+                    begin += chunk
+                    if len(begin) < len(MAGIC):
+                        continue
+                    chunk, begin = begin, None
+                    self._begin(chunk)
                 opened, damage = await in_thread(self._open, chunk)
                 await self._take_all(self._reader.batches(opened))
                 if damage is not None:
                     raise damage
                 if self._reader.broken:
                     return
+        if begin is not None:
+            self._begin(begin)
         if self._opener is not None:
             await self._take_all(self._reader.batches(self._opener.finish()))
         await self._take(self._reader.finish())
@@ -139,16 +136,23 @@ class _Reading:
                 return b"".join(opened), error
         return b"".join(opened), None
 
-    def _check_magic(self, chunk: bytes) -> None:
-        if len(self._head) >= len(MAGIC):
+    def _begin(self, data: bytes) -> None:
+        """See from the first bytes whether the pack is sealed, and whether that is as it has to be."""
+        repository = self._repository
+        if not data.startswith(MAGIC):
+            if repository.seals:
+                raise FormatError(NOT_SEALED)
             return
-        self._head += chunk[: len(MAGIC) - len(self._head)]
-        if len(self._head) < len(MAGIC):
-            return
-        if self._opener is None and self._head == MAGIC:
-            raise locked(self._repository, self._key)
-        if self._opener is not None and self._head != MAGIC:
-            raise FormatError("it is not encrypted, but the section is: somebody else put it there")
+        if repository.key is None:
+            raise locked(repository, self._key)
+        self._pack = msgspec.structs.replace(self._pack, encrypted=True)
+        self._reader = PackReader(self._pack)
+        self._opener = Opener(
+            repository.key,
+            repository=repository.repository_id,
+            section=repository.section,
+            object_key=self._key,
+        )
 
     async def _take_all(self, batches: Iterator[list[PackItem]]) -> None:
         while (batch := await self._repository.threads.run(next, batches, None)) is not None:

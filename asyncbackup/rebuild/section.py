@@ -32,6 +32,7 @@ from asyncbackup.rebuild.summary import (
 from asyncbackup.repository.manifests import ManifestUpload, read_manifest
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
+from asyncbackup.repository.vouching import carried_over, rebuilt_meta
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -125,7 +126,7 @@ class _Rebuild:
                 known = [*(snapshot.id for snapshot in snapshots), run]
                 async with self._replacing(repository, existing, meta) as new:
                     await self._fill_from_found(new, found)
-                    await new.add_runs(_records(known, depth=0))
+                    await self._add_snapshots(repository, new, known, depth=0)
         elif snapshots:
             known = await self._fill_from_manifests(repository, existing, snapshots, meta)
             run = known[-1]
@@ -176,7 +177,7 @@ class _Rebuild:
             try:
                 async with self._replacing(repository, existing, meta) as new:
                     depth = await self._fill_from_newest(repository, new, known)
-                    await new.add_runs(_records(known, depth=depth))
+                    await self._add_snapshots(repository, new, known, depth=depth)
             except (FormatError, ObjectMissingError) as error:
                 self._pass_over(known[-1], error)
                 self._tally = Tally()
@@ -211,6 +212,12 @@ class _Rebuild:
             )
             await new.drop_idle_packs()
         return depth
+
+    async def _add_snapshots(
+        self, repository: Repository, new: Replacement, known: list[RunId], *, depth: int
+    ) -> None:
+        await new.add_runs(_records(known, depth=depth))
+        await new.add_meta(await rebuilt_meta(repository, known[-1]))
 
     def _pass_over(self, run: RunId, error: AsyncBackupError) -> None:
         self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
@@ -260,6 +267,7 @@ class _Rebuild:
             started_ns=started_ns,
             host=platform.node(),
             software=f"asyncbackup {__version__}, rebuilt from objects",
+            plain=await carried_over(repository) or msgspec.UNSET,
         )
         async with ManifestUpload(repository, header) as upload:
             async for batch in found.entries():
@@ -272,7 +280,7 @@ class _Rebuild:
             "rebuilt from objects: what was deleted from the tree is there again, and changes of mode, owner "
             f"or times alone are undone; the tree as recovered is snapshot {run}"
         )
-        if repository.key is not None:
+        if repository.seals:
             self._notes.append(
                 "contents are authenticated, but modes, owners, times and symlinks come from metadata that "
                 "whoever can write the bucket can change"
@@ -284,7 +292,7 @@ class _Rebuild:
         self, repository: Repository, existing: Catalog | None, meta: Mapping[str, bytes]
     ) -> AsyncIterator[Replacement]:
         """The new content of the catalog, or of one that is made for it and vanishes if the block raises."""
-        sealed = repository.key is not None
+        sealed = repository.seals
         async with AsyncExitStack() as stack:
             catalog = existing
             if catalog is None:

@@ -10,7 +10,7 @@ import msgspec
 from asyncbackup.errors import StoreError
 from asyncbackup.format.keys import data_prefix
 from asyncbackup.store.checksums import single_checksum
-from asyncbackup.verify.content import damage_of, size_damage
+from asyncbackup.verify.blocks import damage_of, size_damage
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.expected import ExpectedObject
@@ -44,7 +44,9 @@ async def look_at(repository: Repository, expected: ExpectedObject) -> Look:
         if damage := damage_of(error):
             return Look(damage)
         raise
-    if info.size != expected.length:
+    if expected.length >= 0 and info.size != expected.length:
+        if expected.pack:
+            return Look("", info.size, Compared.DIFFERS)  # reading tells what of it is left
         return Look(size_damage(info.size, expected.length), info.size)
     return Look("", info.size, _compare(info.checksum, expected))
 
@@ -67,7 +69,8 @@ async def echoes_checksums(repository: Repository, expected: ExpectedObject) -> 
 
 def _compare(kept: str, expected: ExpectedObject) -> Compared:
     wanted = expected.checksum
-    if not wanted and not expected.encrypted and not expected.part_size and expected.sha256:
+    as_stored = not (expected.encrypted or expected.compression or expected.part_size or expected.skip)
+    if not wanted and as_stored and expected.sha256:
         wanted = single_checksum(expected.sha256)
     if not wanted:
         return Compared.NOTHING_KNOWN

@@ -1,4 +1,4 @@
-"""Reading one object to its end and comparing it with what the manifest says of it."""
+"""Reading one object of its own to its end and comparing it with what the manifest says of it."""
 
 from __future__ import annotations
 
@@ -8,51 +8,48 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.errors import AuthenticationError, ObjectMissingError, StoreError
+from asyncbackup.catalog.expected import Member
+from asyncbackup.errors import AuthenticationError, FormatError, StoreError
 from asyncbackup.format.envelope import Opener
+from asyncbackup.format.expand import Expander
 from asyncbackup.format.keys import data_prefix
 from asyncbackup.store.checksums import composite_checksum, single_checksum
+from asyncbackup.verify.blocks import (
+    INLINE_BYTES,
+    NOT_AUTHENTIC,
+    blocks_of,
+    damage_of,
+    is_archived,
+    size_damage,
+)
+from asyncbackup.verify.slices import Slices
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from asyncbackup.catalog.expected import ExpectedObject
     from asyncbackup.repository.open import Repository
-    from asyncbackup.store.base import ObjectReader
     from asyncbackup.verify.summary import VerifyCounters
 
-BLOCK_BYTES = 512 * 1024
-"""Hashed in one hop to a thread: the hop (50 to 100 µs) then counts for a tenth at most."""
-READER_BYTES = 4 * 1024 * 1024
-"""What one reader holds at most: a block, the store's own chunk, and what both open to."""
+READER_BYTES = 8 * 1024 * 1024
+"""What one reader holds at most, as a rule: a block, the store's own chunk, what both open to, and the
+window of what is compressed."""
 
-_INLINE_BYTES = 16 * 1024
-_MISSING = "it is missing"
-
-# What the store says of one object alone, not of itself or of the way to it.
-_OBJECT_CODES = frozenset({"EIO", "ELOOP", "EISDIR", "ENOTDIR", "ShortBody", "InvalidRange", "TooLarge"})
-_ARCHIVED_CODES = frozenset({"InvalidObjectState"})
+_OTHER_CONTENT = "its content is not what was saved (SHA-256 differs)"
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
     """What reading one object gave: ``damage`` says what is wrong, ``""`` if nothing is.
 
-    ``archived`` objects could not be read. ``opened`` is false where only the
-    stored bytes were compared, for want of a key, and ``compared`` where the
-    manifests name nothing to compare with but the size.
+    Unless ``whole``, that concerns those contents of a pack alone which were
+    noted as bad. ``archived`` objects could not be read. ``opened`` is false
+    where only the stored bytes were compared, for want of a key, and
+    ``compared`` where the manifests name nothing to compare with but the size.
     """
 
     damage: str = ""
+    whole: bool = True
     archived: bool = False
     opened: bool = True
     compared: bool = True
-
-
-def damage_of(error: StoreError) -> str:
-    """What ``error`` says is wrong with the object itself; ``""`` if it says nothing of it."""
-    if isinstance(error, ObjectMissingError):
-        return _MISSING
-    return error.reason if error.code in _OBJECT_CODES else ""
 
 
 async def read_object(repository: Repository, expected: ExpectedObject, counters: VerifyCounters) -> Reading:
@@ -65,52 +62,40 @@ async def read_object(repository: Repository, expected: ExpectedObject, counters
     try:
         async with AsyncExitStack() as stack:
             source = await stack.enter_async_context(repository.store.open(key))
-            if source.info.size != expected.length:
+            if expected.length >= 0 and source.info.size != expected.length:
                 return Reading(size_damage(source.info.size, expected.length))
-            async for block in _blocks(source):
-                if len(block) < _INLINE_BYTES:
+            async for block in blocks_of(source):
+                if len(block) < INLINE_BYTES:
                     check.feed(block)
                 else:
                     await repository.threads.run(check.feed, block)
                 counters.bytes_read += len(block)
+        reading = check.finish()
     except AuthenticationError:
-        return Reading("it is not authentic: changed, cut off, or from another place")
+        return Reading(NOT_AUTHENTIC)
+    except FormatError as error:
+        return Reading(str(error).removeprefix(f"{key!r} "))
     except StoreError as error:
-        if error.code in _ARCHIVED_CODES:
+        if is_archived(error):
             return Reading(archived=True)
         if damage := damage_of(error):
             return Reading(damage)
         raise
     counters.objects_read += 1
-    return check.finish()
-
-
-def size_damage(found: int, wanted: int) -> str:
-    return f"it has {found} bytes where {wanted} belong"
-
-
-async def _blocks(source: ObjectReader) -> AsyncIterator[bytes]:
-    held: list[bytes] = []
-    size = 0
-    async for chunk in source:
-        held.append(chunk)
-        size += len(chunk)
-        if size >= BLOCK_BYTES:
-            yield held[0] if len(held) == 1 else b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
+    return reading
 
 
 class _Check:
-    """The digests of one object while it is read. ``feed`` may run in a thread, one call at a time."""
+    """The digests of one object while it is read. ``feed`` may run in a thread, one call at a time.
+
+    ``feed`` and ``finish`` raise :class:`FormatError` for what cannot be opened or expanded.
+    """
 
     def __init__(self, repository: Repository, key: str, expected: ExpectedObject) -> None:
         self._expected = expected
         self._stored = sha256()
         self._parts: list[bytes] = []
         self._part_left = expected.part_size
-        self._content = sha256()
         self._opener = None
         if expected.encrypted and repository.key is not None:
             self._opener = Opener(
@@ -119,10 +104,23 @@ class _Check:
                 section=repository.section,
                 object_key=key,
             )
+        self._opened = not expected.encrypted or self._opener is not None
+        self._expander = Expander(name=key) if expected.compression and self._opened else None
+        # Where the stored bytes are the content, hashing them once tells both.
+        self._as_stored = self._opened and not (
+            self._opener or self._expander or expected.part_size or expected.skip
+        )
+        self._content = Slices(
+            [Member(0, 0, "", expected.skip, expected.size, expected.sha256)]
+            if self._opened and expected.sha256 and expected.size and not self._as_stored
+            else []
+        )
 
     def feed(self, block: bytes) -> None:
         if self._opener is not None:
-            self._content.update(self._opener.feed(block))
+            self._take(self._opener.feed(block))
+        elif self._opened and not self._as_stored:
+            self._take(block)
         if not self._expected.part_size:
             self._stored.update(block)
             return
@@ -134,27 +132,35 @@ class _Check:
             self._end_part()
         self._stored.update(view)
         self._part_left -= len(view)
-        if not self._expected.encrypted:
-            self._content.update(block)
 
     def finish(self) -> Reading:
         expected = self._expected
-        opened = not expected.encrypted or self._opener is not None
-        content = self._content
         if self._opener is not None:
-            try:
-                content.update(self._opener.finish())
-            except AuthenticationError:
-                return Reading("it is not authentic: changed, cut off, or from another place")
-        elif not expected.encrypted and not expected.part_size:
-            content = self._stored
-        if expected.sha256 and opened and content.digest() != expected.sha256:
-            return Reading("its content is not what was saved (SHA-256 differs)")
-        # Where the content is right or authentic, another stored checksum is no damage.
-        right = self._opener is not None or bool(expected.sha256 and opened)
+            self._take(self._opener.finish())
+        if self._content.finish():
+            return Reading(_OTHER_CONTENT)
+        if expected.sha256 and self._as_stored and self._stored.digest() != expected.sha256:
+            return Reading(_OTHER_CONTENT)
+        # Where the content is right or authentic, another stored checksum is no damage. Of frames in
+        # the clear it is: other tools read them to their end.
+        right = self._opener is not None or bool(
+            expected.sha256 and self._opened and not expected.compression
+        )
         if not right and expected.checksum not in ("", self._checksum()):
             return Reading("its bytes are not what was stored (checksum differs)")
-        return Reading(opened=opened, compared=right or bool(expected.checksum))
+        return Reading(opened=self._opened, compared=right or bool(expected.checksum))
+
+    def _take(self, opened: bytes) -> None:
+        """Take what was opened. Past the content nothing is expanded."""
+        if self._expander is None:
+            self._content.feed(opened)
+            return
+        if self._content.is_done():
+            return
+        for piece in self._expander.feed(opened):
+            self._content.feed(piece)
+            if self._content.is_done():
+                return
 
     def _end_part(self) -> None:
         self._parts.append(self._stored.digest())

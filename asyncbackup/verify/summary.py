@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-if TYPE_CHECKING:
-    from asyncbackup.model import RunId
+from asyncbackup.model import RunId
 
 DAMAGES_IN_SUMMARY = 1000
 """So many damaged objects are kept in memory; all of them are told one by one."""
@@ -19,7 +16,8 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
 
     ``key`` is relative to the destination. ``paths`` are the first of the
     ``files`` paths that the object carries, in whichever of ``snapshots``; a
-    damaged manifest carries its whole snapshot and names no paths.
+    damaged manifest carries whole snapshots and names no paths. Of a pack it is
+    the files whose content in it is lost, which may be none.
     """
 
     key: str
@@ -35,7 +33,12 @@ class VerifySummary(msgspec.Struct, frozen=True, kw_only=True):
     ``objects`` and ``bytes`` are what the manifests name, each object once and
     as stored; of them ``objects_read`` and ``bytes_read`` were read.
     ``damaged_objects`` counts all damage, manifests included, ``damaged``
-    names the first of it. ``notes`` are sentences for the user.
+    names the first of it; of ``broken_snapshots`` not even a manifest can be
+    read. ``notes`` are sentences for the user.
+
+    Of a repair ``files_to_save`` is how many files it had saved again, and
+    ``files_lost`` how many of the damaged ones are nowhere any more, as they
+    were; ``lost`` names the first of them by their objects.
     """
 
     section: str
@@ -48,6 +51,10 @@ class VerifySummary(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[Damage, ...]
     requests: dict[str, int]
     elapsed_seconds: float
+    broken_snapshots: tuple[RunId, ...] = ()
+    files_to_save: int = 0
+    files_lost: int = 0
+    lost: tuple[Damage, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -12,15 +12,17 @@ import msgspec
 
 from asyncbackup.catalog.expected import ExpectedObject, ExpectedObjects, State, Verdict
 from asyncbackup.destination import is_remote
-from asyncbackup.errors import FormatError, Interrupted, ObjectMissingError
+from asyncbackup.errors import Interrupted
 from asyncbackup.flow.stop import StopRequest
-from asyncbackup.format.keys import data_prefix, snapshot_key
-from asyncbackup.repository.manifests import read_manifest
+from asyncbackup.format.keys import data_prefix
+from asyncbackup.format.manifest import Deleted
 from asyncbackup.repository.parallel import in_parallel
 from asyncbackup.units import plural
+from asyncbackup.verify.chains import Chains, DamagedManifestError
 from asyncbackup.verify.checks import Compared, Look, echoes_checksums, look_at
-from asyncbackup.verify.content import READER_BYTES, Reading, read_object
+from asyncbackup.verify.content import READER_BYTES, read_object
 from asyncbackup.verify.listing import compare_with_listing
+from asyncbackup.verify.packs import read_pack
 from asyncbackup.verify.summary import (
     DAMAGES_IN_SUMMARY,
     PATHS_IN_DAMAGE,
@@ -30,8 +32,7 @@ from asyncbackup.verify.summary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from asyncbackup.model import RunId
     from asyncbackup.repository.open import Repository
@@ -42,9 +43,10 @@ PROBE_OBJECTS = 16
 
 async def verify(
     repository: Repository,
+    expected: ExpectedObjects,
     *,
     snapshots: Sequence[RunId],
-    scratch_folder: Path,
+    revisions: Mapping[RunId, int],
     read_percent: float = 0.0,
     all_snapshots: bool = False,
     concurrency: int = 16,
@@ -58,28 +60,32 @@ async def verify(
     Existence and size come from one listing, checksums from a HEAD an object.
     Where the endpoint keeps none, objects are read, and a note says so. Above
     that, ``read_percent`` of all objects, chosen at random, are read and
-    compared with their SHA-256 (after opening them, where encrypted).
-    ``all_snapshots`` says that the section has no others, so that objects that
-    none of them refers to can be counted.
+    compared with their SHA-256 (after opening and expanding them). Packs are
+    objects; one with which anything is wrong is read in any case, to tell
+    which of its contents are lost.
 
-    ``on_damage`` is told of every damaged object. Memory stays the same
-    whatever the number of objects; what they are is kept in a temporary
-    database in ``scratch_folder``. Raises ``StoreError`` for what concerns the
-    store as a whole, ``KeyUnlockError``, ``CatalogError``, and ``Interrupted``
-    after a requested stop.
+    ``revisions`` are the newest ones of all manifests. ``all_snapshots`` says
+    that the section has no others, so that objects that none of them refers to
+    can be counted.
+
+    ``on_damage`` is told of every damaged object, and ``expected``, which has to
+    be empty, holds them afterwards. Memory stays the same whatever the number of
+    objects. Raises ``StoreError`` for what concerns the store as a whole,
+    ``KeyUnlockError``, ``CatalogError``, and ``Interrupted`` after a requested
+    stop.
     """
-    async with ExpectedObjects.open(scratch_folder) as expected:
-        return await _Verification(
-            repository,
-            expected,
-            read_percent=read_percent,
-            all_snapshots=all_snapshots,
-            concurrency=concurrency,
-            readers=max(1, min(concurrency, memory_limit_bytes // READER_BYTES)),
-            counters=counters or VerifyCounters(),
-            stop=stop or StopRequest(),
-            on_damage=on_damage or (lambda damage: None),
-        ).run(snapshots)
+    return await _Verification(
+        repository,
+        expected,
+        Chains(repository, revisions),
+        read_percent=read_percent,
+        all_snapshots=all_snapshots,
+        concurrency=concurrency,
+        readers=max(1, min(concurrency, memory_limit_bytes // READER_BYTES)),
+        counters=counters or VerifyCounters(),
+        stop=stop or StopRequest(),
+        on_damage=on_damage or (lambda damage: None),
+    ).run(snapshots)
 
 
 class _Verification:
@@ -89,6 +95,7 @@ class _Verification:
         self,
         repository: Repository,
         expected: ExpectedObjects,
+        chains: Chains,
         *,
         read_percent: float,
         all_snapshots: bool,
@@ -100,6 +107,7 @@ class _Verification:
     ) -> None:
         self._repository = repository
         self._expected = expected
+        self._chains = chains
         self._read_percent = read_percent
         self._all_snapshots = all_snapshots
         self._concurrency = concurrency
@@ -108,7 +116,10 @@ class _Verification:
         self._stop = stop
         self._on_damage = on_damage
         self._damaged: list[Damage] = []
+        self._manifests: dict[str, tuple[str, list[RunId]]] = {}
+        """Damaged manifests: what is wrong with each, and the snapshots that rest on it."""
         self._sound: list[RunId] = []
+        self._broken: list[RunId] = []
         self._tally: Counter[str] = Counter()
         """How many objects each note speaks of."""
         self._notes: list[str] = []
@@ -121,6 +132,9 @@ class _Verification:
         self._counters.snapshots_total = len(snapshots)
         for run in snapshots:
             await self._expect(run)
+        await self._expected.describe_packs()
+        for key, (reason, runs) in self._manifests.items():
+            self._tell(Damage(key=key, reason=reason, snapshots=tuple(runs)))
         objects, size = await self._expected.totals()
         self._counters.objects_total = objects
         if objects or self._all_snapshots:
@@ -141,31 +155,36 @@ class _Verification:
             bytes_read=counters.bytes_read,
             damaged_objects=counters.damaged_objects,
             damaged=tuple(self._damaged),
+            broken_snapshots=tuple(self._broken),
             requests=dict(self._repository.store.requests),
             elapsed_seconds=round(time.monotonic() - self._began, 3),
             notes=tuple(self._notes),
         )
 
     async def _expect(self, run: RunId) -> None:
-        """Note every object of a snapshot; a manifest that cannot be read to its end counts for nothing."""
+        """Note every object that a snapshot adds to those of the ones before; one whose manifests cannot
+        be read to their end counts for nothing."""
         self._counters.current_snapshot = run
         try:
-            async with aclosing(read_manifest(self._repository, run)) as batches:
+            async with aclosing(self._chains.entries(run, on_packs=self._expected.stage_packs)) as batches:
                 async for batch in batches:
                     self._go_on()
                     await self._expected.stage(batch)
-        except (FormatError, ObjectMissingError) as error:
+        except DamagedManifestError as damage:
             await self._expected.discard()
-            key = snapshot_key(self._repository.section, run)
-            reason = str(error).removeprefix(f"{key}: ")
-            if isinstance(error, ObjectMissingError) and error.key == key:
-                reason = "it is missing"
-            self._tell(Damage(key=key, reason=reason, snapshots=(run,)))
+            self._note_manifest(damage.key, damage.reason, run)
+            self._broken.append(run)
         else:
-            await self._expected.accept()
+            if undescribed := await self._expected.accept():
+                self._note_manifest(
+                    self._chains.key(run), f"it does not describe the pack {undescribed} that it needs", run
+                )
             self._sound.append(run)
         self._counters.snapshots_read += 1
         self._counters.current_snapshot = None
+
+    def _note_manifest(self, key: str, reason: str, run: RunId) -> None:
+        self._manifests.setdefault(key, (reason, []))[1].append(run)
 
     async def _compare_with_listing(self) -> None:
         listing = await compare_with_listing(
@@ -179,8 +198,8 @@ class _Verification:
         every_manifest = len(self._sound) == self._counters.snapshots_total
         if self._all_snapshots and every_manifest and listing.unexpected:
             self._notes.append(
-                f"{plural(listing.unexpected, 'object')} in no snapshot: uploaded by interrupted runs, "
-                "or stand-ins of hard links"
+                f"{plural(listing.unexpected, 'object')} in no snapshot: of forgotten ones, uploaded by "
+                "interrupted runs, or stand-ins of hard links"
             )
         damaged = await self._expected.count(State.DAMAGED)
         self._counters.objects_checked = damaged + await self._expected.count(State.SOUND)
@@ -243,9 +262,12 @@ class _Verification:
     async def _read(self, expected: ExpectedObject) -> Verdict:
         if self._stop.requested:
             return Verdict(key=expected.key, state=State.TO_READ)
-        reading: Reading = await read_object(self._repository, expected, self._counters)
+        if expected.pack:
+            reading = await read_pack(self._repository, expected, self._expected, self._counters)
+        else:
+            reading = await read_object(self._repository, expected, self._counters)
         if reading.damage:
-            return Verdict(key=expected.key, state=State.DAMAGED, reason=reading.damage)
+            return Verdict(key=expected.key, state=State.DAMAGED, reason=reading.damage, whole=reading.whole)
         self._tally["archived"] += reading.archived
         self._tally["not opened"] += not reading.opened
         self._tally["not compared"] += not reading.compared
@@ -260,13 +282,19 @@ class _Verification:
         """Name damaged objects with the paths and snapshots they carry: a second look at the manifests."""
         if not await self._expected.count(State.DAMAGED):
             return
-        for run in self._sound:
-            async with aclosing(read_manifest(self._repository, run)) as batches:
+        damage = self._expected.damage
+        chains = {run: self._chains.chain(run) for run in self._sound}
+        for run in sorted({link for chain in chains.values() for link in chain}):
+            async with aclosing(self._chains.lines(run)) as batches:
                 async for batch in batches:
                     self._go_on()
-                    await self._expected.note_carried(run, batch)
+                    lines = [(item.path, None if isinstance(item, Deleted) else item) for item in batch]
+                    await damage.note_lines(run, lines)
+        for run, chain in chains.items():
+            self._go_on()
+            await damage.note_snapshot(run, chain)
         prefix = data_prefix(self._repository.section)
-        async for page in self._expected.damaged(paths_each=PATHS_IN_DAMAGE):
+        async for page in damage.objects(paths_each=PATHS_IN_DAMAGE):
             for found in page:
                 self._tell(
                     Damage(

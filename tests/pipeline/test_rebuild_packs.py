@@ -169,7 +169,7 @@ async def test_packs_of_an_encrypted_section_need_the_secret(tmp_path: Path, sea
         sealed_bench.section,
         encryption=msgspec.structs.replace(sealed_bench.section.encryption, enabled=False),
     )
-    with pytest.raises(KeyUnlockError, match=r"enable sections\.home\.encryption"):
+    with pytest.raises(KeyUnlockError, match=r"in sections\.home\.encryption"):
         await rebuild_section(sealed_bench.settings, section, from_objects=True)
 
 

@@ -5,7 +5,7 @@ import pytest
 from asyncbackup.errors import AuthenticationError, FormatError
 from asyncbackup.format.envelope import CHUNK_SIZE, SEALED_CHUNK_SIZE, UNKNOWN_SIZE, Sealer
 from asyncbackup.format.keyslots import RepositoryKey
-from asyncbackup.format.range_opener import HEAD_SIZE, RangeOpener
+from asyncbackup.format.range_opener import HEAD_SIZE, RangeOpener, RangeStream, SpanReader
 from tests.unit.format.vectors import content
 
 KEY = RepositoryKey(b"k" * 32)
@@ -104,3 +104,58 @@ def test_a_short_answer_is_refused(missing: int) -> None:
 def test_a_head_has_72_bytes() -> None:
     with pytest.raises(ValueError, match="72 bytes"):
         RangeOpener(KEY, head=b"", stored_size=100, **PLACE)
+
+
+EDGES = (0, 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE, 40_000, 50_000)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(begin, end) for begin in EDGES for end in EDGES if begin <= end])
+@pytest.mark.parametrize("step", [1000, SEALED_CHUNK_SIZE, 100_000])
+def test_a_range_as_it_arrives(begin: int, end: int, step: int) -> None:
+    plain = content(50_000)
+    stored = seal(plain)
+    opener = ranges_of(stored)
+    offset, length = opener.stored_range(begin, end - begin)
+    stream = RangeStream(opener, begin, end - begin)
+    opened = b"".join(
+        stream.feed(stored[start : min(start + step, offset + length)])
+        for start in range(offset, offset + length, step)
+    )
+    assert opened + stream.finish() == plain[begin:end]
+
+
+def test_a_range_that_is_cut_or_changed_on_the_way() -> None:
+    stored = seal(content(50_000))
+    opener = ranges_of(stored)
+    offset, length = opener.stored_range(100, 40_000)
+    whole = stored[offset : offset + length]
+    stream = RangeStream(opener, 100, 40_000)
+    stream.feed(whole[: 2 * SEALED_CHUNK_SIZE])
+    with pytest.raises(AuthenticationError, match=r"home/data/x.*ends \d+ bytes early"):
+        stream.finish()
+    with pytest.raises(AuthenticationError, match="home/data/x"):
+        RangeStream(opener, 100, 40_000).feed(bytes([whole[0] ^ 1]) + whole[1:])
+    stream = RangeStream(opener, 100, 40_000)
+    stream.feed(whole[:-1])
+    with pytest.raises(AuthenticationError, match="home/data/x"):
+        stream.finish()
+
+
+def test_members_of_a_span_fail_alone() -> None:
+    plain = content(10 * CHUNK_SIZE + 77)
+    stored = seal(plain)
+    opener = ranges_of(stored)
+    begin, size = CHUNK_SIZE + 500, len(plain) - CHUNK_SIZE - 500
+    offset, length = opener.stored_range(begin, size)
+    span = bytearray(stored[offset : offset + length])
+    span[4 * SEALED_CHUNK_SIZE] ^= 1  # chunk 5 of the object
+    reader = SpanReader(opener, begin, size, span)
+    assert reader.read(begin, 100) == plain[begin : begin + 100]
+    assert reader.read(begin, 0) == b""
+    assert reader.read(begin + 100, 3 * CHUNK_SIZE) == plain[begin + 100 : begin + 100 + 3 * CHUNK_SIZE]
+    with pytest.raises(AuthenticationError, match="home/data/x"):
+        reader.read(4 * CHUNK_SIZE + 100, CHUNK_SIZE)
+    assert reader.read(6 * CHUNK_SIZE, 10) == plain[6 * CHUNK_SIZE : 6 * CHUNK_SIZE + 10]
+    assert reader.read(begin + size - 80, 80) == plain[-80:]
+    with pytest.raises(ValueError, match="belong to this range"):
+        SpanReader(opener, begin, size, span[:-1])
