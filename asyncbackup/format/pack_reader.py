@@ -18,7 +18,7 @@ from asyncbackup.format.frame_reader import FrameEnd, FrameReader
 from asyncbackup.format.keys import check_path
 from asyncbackup.format.manifest_entries import entry_fits, entry_of_line
 from asyncbackup.format.manifest_lines import FileLine, FolderLine, SymlinkLine
-from asyncbackup.format.pack_builder import NO_MEMBER
+from asyncbackup.format.pack_builder import NO_ENTRY
 from asyncbackup.format.references import INTRODUCTION
 from asyncbackup.format.tar_reader import Comment, Refused, TarItem, TarMember, TarReader
 from asyncbackup.model import ZSTD, Entry, Extent, Kind, Pack
@@ -71,7 +71,7 @@ class PackReader:
         self._frame_broken = ""
         self._ended = False
         self._last_frame_lost = False
-        self._has_references = False
+        self._after_references = False
         self.broken = False
         """Nothing more can be read: what follows need not be fetched."""
 
@@ -168,12 +168,13 @@ class PackReader:
             yield from self._references(item.text)
         elif isinstance(item, Refused):
             yield PackLoss(item.name, item.reason)
-        elif not self._is_none(item):
-            yield self._member(item, frame)
-
-    def _is_none(self, item: TarMember) -> bool:
-        entry = item.member.entry
-        return self._has_references and (entry.path, entry.size, entry.mtime_ns) == (NO_MEMBER, 0, 0)
+        else:
+            entry = item.member.entry
+            # One that stands there for readers that want a member behind a comment.
+            none = self._after_references and (entry.path, entry.size) == (NO_ENTRY, 0)
+            self._after_references = False
+            if not none:
+                yield self._member(item, frame)
 
     def _member(self, item: TarMember, frame: FrameEnd | None) -> PackMember:
         member, pack = item.member, self._pack
@@ -198,7 +199,7 @@ class PackReader:
     def _references(self, text: bytes) -> Iterator[PackItem]:
         if not text.startswith(INTRODUCTION):
             return
-        self._has_references = True
+        self._after_references = True
         for line in text.removeprefix(INTRODUCTION).removesuffix(b"\n").split(b"\n"):
             try:
                 yield PackMember(self._reference(line), self._pack.run, reference=True)

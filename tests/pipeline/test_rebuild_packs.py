@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.config import EncryptionSettings
 from asyncbackup.errors import KeyUnlockError
 from asyncbackup.format.pack_builder import PackBuilder
 from asyncbackup.model import Entry, Extent, Kind
@@ -165,10 +166,7 @@ async def test_packs_of_an_encrypted_section_need_the_secret(tmp_path: Path, sea
     sealed_bench.configure(packed=True)
     sealed_bench.write("a")
     await sealed_bench.run()
-    section = msgspec.structs.replace(
-        sealed_bench.section,
-        encryption=msgspec.structs.replace(sealed_bench.section.encryption, enabled=False),
-    )
+    section = msgspec.structs.replace(sealed_bench.section, encryption=EncryptionSettings())
     with pytest.raises(KeyUnlockError, match=r"in sections\.home\.encryption"):
         await rebuild_section(sealed_bench.settings, section, from_objects=True)
 
@@ -267,27 +265,30 @@ async def test_references_whose_content_is_gone_are_named(packed: Workbench) -> 
     assert not lost.keys() & (await held(packed)).keys()
 
 
-async def put_pack(
+def put_pack(
     bench: Workbench, run: str, entries: list[tuple[Entry, bytes]], *references: Entry
-) -> None:
+) -> list[Extent]:
+    """Write the first pack of a run; where its members lie."""
     builder = PackBuilder(zstd_level=3)
     for entry, content in entries:
         builder.add(entry, content)
     for reference in references:
         builder.add_reference(reference)
-    path = store_of(bench) / f"home/data/{run}/packs/000001.tar.zst"
+    built = builder.finish()
+    key = "packs/000001.tar.zst"
+    path = store_of(bench) / f"home/data/{run}/{key}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(builder.finish().body))
+    path.write_bytes(b"".join(built.body))
+    return [
+        Extent(run, key, place.length, offset=place.offset, compression="zstd", skip=place.skip)
+        for place in built.placements
+    ]
 
 
 async def test_a_reference_counts_for_the_content_that_is_really_there(bench: Workbench) -> None:
     await bench.run()
     there = Entry(path=b"there", kind=Kind.FILE, mode=0o100644, size=4)
-    await put_pack(bench, FIRST, [(there, b"true")])
-    (frame,) = [
-        Extent(FIRST, "packs/000001.tar.zst", pack.stat().st_size, compression="zstd", skip=512)
-        for pack in packs_of(bench)
-    ]
+    (frame,) = put_pack(bench, FIRST, [(there, b"true")])
 
     def reference(path: bytes, content: bytes, extent: Extent) -> Entry:
         return Entry(
@@ -299,7 +300,7 @@ async def test_a_reference_counts_for_the_content_that_is_really_there(bench: Wo
             extent=extent,
         )
 
-    await put_pack(
+    put_pack(
         bench,
         SECOND,
         [],

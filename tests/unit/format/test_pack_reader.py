@@ -194,6 +194,14 @@ def test_a_member_of_a_rewritten_pack_is_of_the_run_it_names() -> None:
     assert found.entry.extent.run == RUN
 
 
+def test_a_file_of_the_name_that_stands_for_no_entry_is_an_entry() -> None:
+    builder = PackBuilder(zstd_level=0)
+    builder.add_reference(REFERENCE)
+    builder.add(file(b"a"))
+    builder.add(file(b".asyncbackup-references"))
+    assert len(members(read(b"".join(builder.finish().body)))) == 3
+
+
 # What tarfile writes -------------------------------------------------------------------------------
 
 _names = st.binary(min_size=1, max_size=130).filter(
