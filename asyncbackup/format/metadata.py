@@ -151,6 +151,19 @@ def long_path_fits(entry: Entry) -> bool:
     return len(_quote(entry.path)) <= MAX_PATH_VALUE_BYTES
 
 
+def path_in_metadata(metadata: Mapping[str, str], key: str) -> bytes:
+    """The path that the object at ``key`` names itself. Raises :class:`FormatError`, naming the key, where
+    there is none, or one that no entry can have."""
+    try:
+        path = _unquote(metadata["asyncbackup-path"])
+        check_path(path)
+    except KeyError:
+        raise FormatError(f"{key!r}: it does not say of which path it is") from None
+    except FormatError as error:
+        raise FormatError(f"{key!r}: {error}") from None
+    return path
+
+
 def decode_metadata(
     metadata: Mapping[str, str], *, key: str, stored_size: int, path: bytes | None = None
 ) -> Entry:
