@@ -200,7 +200,7 @@ def test_a_tree(tool: Tool, locale: str, level: int, user: int | None, tmp_path:
 def test_random_names(tool: Tool, locale: str, seed: int, tmp_path: Path) -> None:
     source = random.Random(seed)
     allowed = bytes(byte for byte in range(1, 256) if byte not in b"/.")
-    names = set()
+    names: set[bytes] = set()
     while len(names) < 100:
         segments = [
             bytes(source.choices(allowed, k=source.choice([1, 5, 60, 100, 180, 255]))) for _ in range(3)
