@@ -112,8 +112,17 @@ class PackBuilder:
         """Whether there is neither member nor reference."""
         return not self._sizes and not self._references.count
 
-    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"", copy: bool = False) -> int:
-        """Append a member and return its index. ``entry`` needs no extent.
+    def add(
+        self,
+        entry: Entry,
+        content: Buffer = b"",
+        *,
+        link_to: bytes = b"",
+        copy: bool = False,
+        run: str = "",
+    ) -> int:
+        """Append a member and return its index. ``entry`` needs no extent. ``run`` is
+        the one that it is of, where that is not the pack's own.
 
         ``content`` must not be changed any more. With ``link_to``, the path
         of a file of that size among the members, a file is a further name of
@@ -131,7 +140,7 @@ class PackBuilder:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
         elif size != (entry.size if is_file else 0):
             raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
-        header = member_header(entry, link_to=link_to, copy=copy)
+        header = member_header(entry, link_to=link_to, copy=copy, run=run)
         begin = self._open + len(header)
         end = begin + size + (-size & 511)
         if end > MAX_FRAME_BYTES:

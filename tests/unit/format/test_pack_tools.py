@@ -315,8 +315,8 @@ def test_a_pack_of_references_alone(tool: Tool, level: int, references: int, tmp
 def test_copies_are_files_for_whoever_extracts_them(tool: Tool, tmp_path: Path) -> None:
     builder = PackBuilder(zstd_level=0)
     first = entry(b"first", size=5)
-    builder.add(first, b"hello")
-    builder.add(msgspec.structs.replace(first, path=b"c" * 150), link_to=b"first", copy=True)
+    builder.add(first, b"hello", run=RUN)
+    builder.add(msgspec.structs.replace(first, path=b"c" * 150), link_to=b"first", copy=True, run=RUN)
     pack = put_pack(tmp_path, b"".join(builder.finish().body), compressed=False)
     target = tmp_path / "target"
     target.mkdir()
