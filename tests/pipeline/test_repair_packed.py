@@ -57,8 +57,8 @@ async def test_what_a_packed_section_writes_is_sound(packed: Workbench) -> None:
 async def test_a_difference_costs_its_own_lines_alone(packed: Workbench) -> None:
     """Of the second snapshot, one content of the first pack is not needed any more."""
     _, second = await packed.snapshots()
-    whole = await look(packed)
-    chosen = await look(packed, second)
+    whole = await verify_section(packed.settings, packed.section)
+    chosen = await verify_section(packed.settings, packed.section, snapshots=[second])
     assert whole.objects == chosen.objects
     # The descriptor, both manifests, and the objects.
     assert whole.requests["GetObject"] == 1 + 2 + whole.objects
