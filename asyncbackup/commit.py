@@ -19,6 +19,7 @@ from asyncbackup.format.escape import escape_path
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.model import RunId
 from asyncbackup.repository.manifest_upload import ManifestUpload
+from asyncbackup.repository.vouching import may_have_base, plain_manifests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ async def write_manifest(
     catalog's, which no run has to count. Raises ``StoreError``, ``CatalogError``.
     """
     history = catalog.history
-    plan = await history.plan()
+    plan = await history.plan() if await may_have_base(repository, catalog) else SnapshotPlan()
     totals = await history.totals()
     header = ManifestHeader(
         snapshot=run,
@@ -64,6 +65,7 @@ async def write_manifest(
         software=f"asyncbackup {__version__}",
         base=plan.base,
         depth=plan.depth,
+        plain=await plain_manifests(repository, catalog) or msgspec.UNSET,
     )
     async with ManifestUpload(repository, header) as upload:
         if plan.base is None:

@@ -55,12 +55,14 @@ class SectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one command works with. ``concurrency`` is S3 requests at once,
-    ``memory_limit_bytes`` the file bytes in flight at once."""
+    ``memory_limit_bytes`` the file bytes in flight at once. Of a changed file of at least
+    ``delta_from_bytes`` only the parts that differ are sent."""
 
     state_dir: Path
     concurrency: int = 32
     memory_limit_bytes: int = 64 * MIB
     part_size_bytes: int = 8 * MIB
+    delta_from_bytes: int = 64 * MIB
     s3: S3Settings = S3Settings()
     sections: dict[str, SectionSettings] = {}
 

@@ -43,6 +43,7 @@ from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.vouching import note_written
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class _Run:
                 repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
             )
             await settle(catalog, written)
+            await note_written(repository, catalog)
             summary = self._summary(
                 snapshot=run,
                 written=written,
@@ -306,8 +308,9 @@ class _Run:
             concurrency=settings.concurrency,
             part_size_bytes=min(settings.part_size_bytes, max(MIN_PART_BYTES, quarter)),
             memory_limit_bytes=settings.memory_limit_bytes,
-            key=repository.key,
+            key=repository.key if repository.seals else None,
             resumable=resumable,
+            delta_from_bytes=settings.delta_from_bytes,
             packed=self._section.packed,
             pack_below_bytes=self._pack_below_bytes,
             pack_size_bytes=self._pack_size_bytes,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
@@ -68,6 +69,7 @@ STATEMENTS_OF_A_DIFFERENCE = (
     _PACKS_OF_CHANGES,
     _DROP_TOMBSTONES,
     _SETTLE,
+    FORGET_UNUSED,
 )
 """None of them goes through all entries."""
 
@@ -165,6 +167,7 @@ class HistoryTable:
         async with self._lock.transaction() as connection:
             await connection.execute(_DROP_TOMBSTONES)
             await connection.execute(_SETTLE)
+            await connection.execute(FORGET_UNUSED)
             if plan.base is None:
                 await begin_chain(connection, run)
             await connection.execute(

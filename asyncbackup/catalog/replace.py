@@ -38,7 +38,7 @@ async def replace_contents(
     of the same names. Unfinished uploads stay in their journal.
     """
     async with catalog._lock.transaction() as connection:
-        for table in ("entries", "runs", "inodes", "links"):
+        for table in ("entries", "runs", "inodes", "links", "part_hashes"):
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants only
         async for batch in batches:
             rows = [row_of_entry(storable(entry), Pending.COMMITTED) for entry in batch]

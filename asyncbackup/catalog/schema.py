@@ -14,6 +14,10 @@ also those that are no longer in the tree; ``packs`` describes the packs.
 ``totals`` is what the entries that are not deleted add up to, by the type bits
 of their modes; triggers keep it, so that no run has to count the whole tree.
 
+``part_hashes`` has the digests of the parts of large plain objects, 32 bytes a
+part, as long as an entry refers to the object. (A blob of up to 320,000 bytes
+is why it has row ids.)
+
 Columns for times have no declared type: nanoseconds beyond the year 2262 do
 not fit SQLite's 64-bit integer and are kept as text, which a typed column
 would turn into a rounded float.
@@ -65,6 +69,8 @@ CREATE TABLE entries (
 CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0;
 
 CREATE INDEX entries_ino ON entries (ino) WHERE ino != 0;
+
+CREATE INDEX entries_parts ON entries (extent_run, extent_key) WHERE extent_part_size > 0;
 
 CREATE TABLE contents (
     sha256 BLOB PRIMARY KEY,
@@ -137,6 +143,14 @@ CREATE TABLE parts (
     sha256 BLOB NOT NULL,
     PRIMARY KEY (upload_id, number)
 ) WITHOUT ROWID;
+
+CREATE TABLE part_hashes (
+    run TEXT NOT NULL,
+    key TEXT NOT NULL,
+    part_size INTEGER NOT NULL,
+    hashes BLOB NOT NULL,
+    PRIMARY KEY (run, key)
+);
 
 CREATE TABLE inodes (
     label TEXT PRIMARY KEY,

@@ -3,7 +3,8 @@
 A database of its own for every distinct restore, so that an interrupted one
 goes on where it was and a million entries cost no memory. Its rows are numbered
 in the order of the manifest, (folder, name), so a folder always comes before
-what lies in it. It is discarded once everything was restored.
+what lies in it. Files whose content lies in a pack can also be had in the order
+of the packs. It is discarded once everything was restored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SELECTION_VERSION = 1
+SELECTION_VERSION = 2
 PAGE_ROWS = 512
 """Rows of one page: enough to make a thread hop cheap."""
 PAGE_PATH_BYTES = 1024 * 1024
@@ -42,6 +43,7 @@ CREATE TABLE entries (
     state INTEGER NOT NULL,
     role INTEGER NOT NULL,
     implied INTEGER NOT NULL,
+    packed INTEGER NOT NULL,
     leader INTEGER,
     own_place BLOB,
     parent_place BLOB,
@@ -50,10 +52,12 @@ CREATE TABLE entries (
 CREATE TABLE groups (label TEXT PRIMARY KEY, leader INTEGER NOT NULL) WITHOUT ROWID;
 """
 _INSERT = (
-    "INSERT INTO entries (id, state, role, implied, own_place, parent_place, "  # noqa: S608 - constants only
-    f"{COLUMNS}) VALUES (?, ?, ?, 0, ?, ?, {PLACEHOLDERS})"
+    "INSERT INTO entries (id, state, role, implied, packed, own_place, parent_place, "  # noqa: S608 - constants only
+    f"{COLUMNS}) VALUES (?, ?, ?, 0, ?, ?, ?, {PLACEHOLDERS})"
 )
 _SELECT = f"SELECT id, state, role, implied, leader, {COLUMNS} FROM entries"  # noqa: S608 - constants only
+
+_PACKED_IS = {None: "", False: "AND packed = 0", True: "AND packed = 1"}
 
 
 class Role(enum.IntEnum):
@@ -163,6 +167,7 @@ class Selection:
                     self._last_id,
                     int(state),
                     int(_ROLES[entry.kind]),
+                    int(_is_packed(entry)),
                     candidate.own_place,
                     candidate.parent_place,
                     *_row(entry),
@@ -195,6 +200,12 @@ class Selection:
             )
             await connection.execute(
                 "CREATE INDEX entries_leader ON entries (leader) WHERE leader IS NOT NULL"
+            )
+            # Once, when all rows are there: cheaper than with every row, and sorted on disk. The
+            # number is in it, or each page would pass over all copies of a content before its own.
+            await connection.execute(
+                "CREATE INDEX entries_packed ON entries (extent_run, extent_key, extent_offset, id) "
+                "WHERE packed = 1"
             )
             await connection.execute("DROP TABLE groups")
             await connection.execute("INSERT INTO meta (name, value) VALUES ('complete', x'01')")
@@ -236,24 +247,49 @@ class Selection:
         )
 
     async def pages(
-        self, roles: Sequence[Role], *, states: Sequence[State] = tuple(State), reverse: bool = False
+        self,
+        roles: Sequence[Role],
+        *,
+        states: Sequence[State] = tuple(State),
+        reverse: bool = False,
+        packed: bool | None = None,
     ) -> AsyncGenerator[list[SelectedEntry], None]:
         """The rows of these roles and states in the manifest's order (or from its end), in pages.
 
+        Only those whose content lies in a pack if ``packed``, only the others if ``False``.
         Rows may be marked while the pages are read.
         """
         compare, order = ("<", "DESC") if reverse else (">", "ASC")
         position = (1 << 63) - 1 if reverse else 0
         sql = (
             f"{_SELECT} WHERE id {compare} ? AND role IN ({_numbers(roles)}) "
-            f"AND state IN ({_numbers(states)}) ORDER BY id {order} LIMIT ?"
+            f"AND state IN ({_numbers(states)}) {_PACKED_IS[packed]} ORDER BY id {order} LIMIT ?"
         )
         limit = PAGE_ROWS
         while rows := await self._fetch(sql, (position, limit)):
             page = [_selected(row) for row in rows]
-            path_bytes = sum(len(row.entry.path) for row in page)
-            limit = min(PAGE_ROWS, len(page) * PAGE_PATH_BYTES // (path_bytes + 1) + 1)
+            limit = _next_limit(page)
             position = page[-1].id
+            yield page
+
+    async def packed_pages(self) -> AsyncGenerator[list[SelectedEntry], None]:
+        """The files (links apart) whose content lies in a pack, in the order of the packs, in pages.
+
+        Rows may be marked while the pages are read.
+        """
+        sql = (
+            f"{_SELECT} WHERE packed = 1 AND role = {Role.FILE} "
+            "AND (extent_run, extent_key, extent_offset, id) > (?, ?, ?, ?) "
+            "ORDER BY extent_run, extent_key, extent_offset, id LIMIT ?"
+        )
+        limit = PAGE_ROWS
+        position: tuple[str, str, int, int] = ("", "", 0, 0)
+        while rows := await self._fetch(sql, (*position, limit)):
+            page = [_selected(row) for row in rows]
+            limit = _next_limit(page)
+            extent = page[-1].entry.extent
+            assert extent is not None, "a packed row has an extent"
+            position = (extent.run, extent.key, extent.offset, page[-1].id)
             yield page
 
     async def rows(self, ids: Iterable[int]) -> dict[int, SelectedEntry]:
@@ -292,7 +328,7 @@ class Selection:
         """Remove the database's files; the selection must not be used any more."""
         _remove_files(self.path)
 
-    async def _fetch(self, sql: str, parameters: tuple[int, ...] = ()) -> list[Row]:
+    async def _fetch(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> list[Row]:
         with _translated(self.path):
             return [cast("Row", row) for row in await self._connection.execute_fetchall(sql, parameters)]
 
@@ -424,6 +460,17 @@ def _selected(row: Row) -> SelectedEntry:
         None if leader is None else _int(leader),
         entry_of_row(row[5:]),
     )
+
+
+def _is_packed(entry: Entry) -> bool:
+    """Whether there is a content to fetch, and it lies in a pack."""
+    extent = entry.extent
+    return entry.kind is Kind.FILE and entry.size > 0 and extent is not None and extent.in_pack
+
+
+def _next_limit(page: Sequence[SelectedEntry]) -> int:
+    path_bytes = sum(len(row.entry.path) for row in page)
+    return min(PAGE_ROWS, len(page) * PAGE_PATH_BYTES // (path_bytes + 1) + 1)
 
 
 def _numbers(values: Iterable[int]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.part_hashes import find_part_hashes, insert_part_hashes
 from asyncbackup.catalog.rows import time_to_sql
 from asyncbackup.model import join_path, split_path
-from asyncbackup.resume import PartRecord, ResumableUpload
+from asyncbackup.resume import PartHashes, PartRecord, ResumableUpload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,11 +55,17 @@ class UploadTable:
                 (upload_id, part.number, part.size, part.etag, part.sha256),
             )
 
-    async def ended(self, upload_id: str) -> None:
-        """Forget an upload that was completed or aborted."""
+    async def ended(self, upload_id: str, *, made: PartHashes | None = None) -> None:
+        """Forget an upload that was completed or aborted, and remember the parts of what it made."""
         async with self._lock.transaction() as connection:
+            if made is not None:
+                await insert_part_hashes(connection, made)
             await connection.execute("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
             await connection.execute("DELETE FROM uploads WHERE upload_id = ?", (upload_id,))
+
+    async def parts_of(self, run: str, key: str) -> PartHashes | None:
+        """What is remembered of the parts of an object."""
+        return await find_part_hashes(self._connection, self._path, run, key)
 
     async def all(self) -> list[ResumableUpload]:
         """Every recorded upload with its parts in ascending numbers."""

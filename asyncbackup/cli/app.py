@@ -33,6 +33,7 @@ COMMANDS = {
     "Maintain": {
         "verify": "asyncbackup.cli.verify:verify",
         "syncdb_remote": "asyncbackup.cli.database:syncdb_remote",
+        "key": "asyncbackup.cli.key:key",
     },
 }
 
@@ -96,6 +97,11 @@ def _usage_problem(error: click.ClickException, session: Session, arguments: Seq
     output = Output(json=session.json or "--json" in arguments, quiet=session.quiet)
     context = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message().rstrip(".")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        if not output.json:
+            sys.stderr.write(f"{error.format_message()}\n")
+            return ExitCode.USAGE
+        message = "there is no command"
     hint = f"; see '{context.command_path} --help'" if context is not None else ""
     output.problem(f"{message}{hint}", code=ExitCode.USAGE)
     return ExitCode.USAGE

@@ -21,7 +21,7 @@ CommandFunction = TypeVar("CommandFunction", bound="Callable[..., Any]")
 GLOBAL = "Global options"
 
 # Of the contract, but not of this version.
-_LATER = frozenset({"diff", "find", "forget", "prune", "plan", "bench", "doctor", "key"})
+_LATER = frozenset({"diff", "find", "forget", "prune", "plan", "bench", "doctor"})
 
 
 class GroupedOption(click.Option):
@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
             if name in _LATER:
                 raise click.UsageError(f"{name!r} is not available in this version of asyncbackup", ctx)
             close = difflib.get_close_matches(name.replace("-", "_"), [*self._places, *self._aliases], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "'asyncbackup --help' lists the commands"
+            hint = f"did you mean {close[0]!r}?" if close else f"'{ctx.command_path} --help' lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

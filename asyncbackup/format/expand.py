@@ -8,6 +8,7 @@ over 8 MiB or a dictionary is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import IO, cast
 
 import zstandard
 
@@ -78,7 +79,7 @@ class Expander:
         self._name = name
         self._source = _Source()
         self._reader = _decompressor().stream_reader(
-            self._source, read_size=_READ_BYTES, read_across_frames=True
+            cast("IO[bytes]", self._source), read_size=_READ_BYTES, read_across_frames=True
         )
 
     def feed(self, stored: bytes | bytearray | memoryview) -> Iterator[bytes]:

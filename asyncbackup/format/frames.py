@@ -96,8 +96,9 @@ def _block_head(size: int, *, last: bool) -> bytes:
 
 
 def _samples(pieces: Sequence[Buffer], size: int) -> Iterator[Buffer]:
-    """Parts of what is in ``pieces``, spread over it, the first one from its begin, the last to its end."""
-    starts = iter([number * (size - _SAMPLE_BYTES) // (_SAMPLES - 1) for number in range(_SAMPLES)])
+    """Parts of what is in ``pieces``, from the middle of each quarter. (Fewer bytes where a piece ends.)"""
+    # Not from the ends: headers stand there, which shrink where the content behind them does not.
+    starts = iter([((2 * number + 1) * size // _SAMPLES - _SAMPLE_BYTES) // 2 for number in range(_SAMPLES)])
     start = next(starts)
     begin = 0
     for piece in pieces:

@@ -134,26 +134,62 @@ def unlock(
     not to be called on the event loop. Raises :class:`KeyUnlockError`, which
     tells neither secret.
     """
+    for slot in descriptor.slots:
+        key = open_slot(descriptor.repository, slot, passphrase=passphrase, key_file=key_file)
+        if key is not None:
+            return key
+    raise _nothing_opened(descriptor, passphrase, key_file)
+
+
+def open_slots(
+    descriptor: Descriptor, *, passphrase: bytes | None = None, key_file: bytes | None = None
+) -> tuple[RepositoryKey, frozenset[str]]:
+    """The master key, and the ids of *all* slots that open with one of the secrets.
+
+    Costs more than :func:`unlock`, which stops at the first; raises as that does.
+    """
+    opened: list[tuple[str, RepositoryKey]] = []
+    for slot in descriptor.slots:
+        key = open_slot(descriptor.repository, slot, passphrase=passphrase, key_file=key_file)
+        if key is not None:
+            opened.append((slot.id, key))
+    if not opened:
+        raise _nothing_opened(descriptor, passphrase, key_file)
+    key = opened[0][1]
+    return key, frozenset(slot_id for slot_id, other in opened if other.reveal() == key.reveal())
+
+
+def open_slot(
+    repository: str, slot: KeySlot, *, passphrase: bytes | None = None, key_file: bytes | None = None
+) -> RepositoryKey | None:
+    """The master key in ``slot``, ``None`` if the secret of its kind is missing or does not open it.
+
+    Raises :class:`KeyUnlockError` for a key file of another length than 32 bytes.
+    """
     if key_file is not None:
         try:
             _check_key_file(key_file)
         except ValueError as error:
             raise KeyUnlockError(str(error)) from None
-    for slot in descriptor.slots:
-        secret = passphrase if slot.kind == "passphrase" else key_file
-        if not secret:
-            continue
-        binding = slot_binding(descriptor.repository, slot.id, slot.kdf)
-        try:
-            opened = AESGCM(_wrapping_key(slot.kdf, secret)).decrypt(slot.nonce, slot.wrapped, binding)
-        except InvalidTag:
-            continue
-        return RepositoryKey(opened)
+    secret = passphrase if slot.kind == "passphrase" else key_file
+    if not secret:
+        return None
+    binding = slot_binding(repository, slot.id, slot.kdf)
+    try:
+        opened = AESGCM(_wrapping_key(slot.kdf, secret)).decrypt(slot.nonce, slot.wrapped, binding)
+    except InvalidTag:
+        return None
+    return RepositoryKey(opened)
+
+
+def _nothing_opened(
+    descriptor: Descriptor, passphrase: bytes | None, key_file: bytes | None
+) -> KeyUnlockError:
     given = [name for name, secret in (("pass phrase", passphrase), ("key file", key_file)) if secret]
     if not given:
-        raise KeyUnlockError("the repository is encrypted: a pass phrase or a key file is needed")
+        return KeyUnlockError("the repository is encrypted: a pass phrase or a key file is needed")
     count = len(descriptor.slots)
-    raise KeyUnlockError(f"the given {' or '.join(given)} opens none of the repository's {count} key slots")
+    return KeyUnlockError(f"the given {' or '.join(given)} opens none of the repository's {count} key slots")
 
 
 def slot_binding(repository: str, slot_id: str, kdf: Kdf) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 FRAME_BYTES = 512 * 1024
 """A frame is closed after the member with which it has this much of tar."""
 
-NO_MEMBER = b".asyncbackup-references"
-"""The name of the empty file that a pack of references alone ends with, which is no entry."""
+NO_ENTRY = b".asyncbackup-references"
+"""The name of the empty file that stands behind references where no entry does: Python's tarfile
+takes a global header without a member behind it for damage. Readers pass it over."""
+
+# bsdtar refuses a member with more than 32 headers before it, a member's own among them.
+_RUN = 16
+
+_FILE = Kind.FILE
 
 # A content from this size on is passed on as it came; smaller ones are joined, since a piece costs more
 # than its copy.
@@ -49,10 +56,10 @@ class BuiltPack(msgspec.Struct, frozen=True):
 
 
 class _Frame(msgspec.Struct, frozen=True, gc=False):
-    """One finished frame: its first member, where it lies behind the references, its size as stored."""
+    """One finished frame: its first member, its pieces as stored, their size."""
 
     first_member: int
-    offset: int
+    pieces: list[Buffer]
     size: int
 
 
@@ -67,7 +74,6 @@ class PackBuilder:
     def __init__(self, *, zstd_level: int) -> None:
         self._compressor = FrameCompressor(level=zstd_level) if zstd_level else None
         self._frames: list[_Frame] = []
-        self._body: list[Buffer] = []
         self._stored = 0
         self._pieces: list[Buffer] = []
         self._open = 0
@@ -110,46 +116,49 @@ class PackBuilder:
         """Append a member and return its index. ``entry`` needs no extent.
 
         ``content`` must not be changed any more. With ``link_to``, the path
-        of a member with a content of that size, the entry is a further name
-        of it and its placement the same; a ``copy`` is another file with that
+        of a file of that size among the members, a file is a further name of
+        it and its placement the same; a ``copy`` is another file with that
         content, a link in the archive alone. Raises :class:`ValueError` if
         ``content`` has not the entry's size, ``link_to`` is no such member,
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
         size = len(content)
-        expected = entry.size if entry.kind is Kind.FILE else 0
         first = -1
-        if link_to:
+        is_file = entry.kind is _FILE
+        if is_file and link_to:
             first = self._linkable.get(link_to, -1)
-            if first < 0 or size or self._sizes[first] != expected:
+            if first < 0 or size or self._sizes[first] != entry.size:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
-        elif size != expected:
-            raise ValueError(f"{entry.path!r}: {size} bytes of content, but the entry says {expected}")
+        elif size != (entry.size if is_file else 0):
+            raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
         header = member_header(entry, link_to=link_to, copy=copy)
-        gap = padding(size)
-        total = len(header) + size + len(gap)
-        if self._open + total > MAX_FRAME_BYTES - len(END):
-            if total > MAX_FRAME_BYTES - len(END):
-                raise ValueError(f"{entry.path!r}: {total} bytes are too many for a member of a pack")
+        begin = self._open + len(header)
+        end = begin + size + (-size & 511)
+        if end > MAX_FRAME_BYTES:
+            if end - self._open > MAX_FRAME_BYTES:
+                raise ValueError(f"{entry.path!r}: {size} bytes are too many for a member of a pack")
             self._close_frame()
+            begin = len(header)
+            end = begin + size + (-size & 511)
 
-        index = len(self._sizes)
+        sizes = self._sizes
+        index = len(sizes)
         pieces = self._pieces
         pieces.append(header)
         if size:
             pieces.append(content)
-            if gap:
-                pieces.append(gap)
+            if size & 511:
+                pieces.append(padding(size))
             if size >= _LARGE_BYTES:
                 self._has_large = True
-        self._begins.append(self._open + len(header))
-        self._sizes.append(size)
+        sizes.append(size)
+        self._begins.append(begin)
         if first >= 0:
             self._links.append((index, first))
-        elif entry.kind is not Kind.FOLDER:
+        elif is_file:
             self._linkable[entry.path] = index
-        self._open += total
-        if self._open >= FRAME_BYTES:
+        self._open = end
+        if end >= FRAME_BYTES:
             self._close_frame()
         return index
 
@@ -164,59 +173,59 @@ class PackBuilder:
             self._unreferenced += 1
 
     def finish(self) -> BuiltPack:
-        """The pack. The builder cannot be used any more.
-
-        References stand in front: Python's tarfile takes a global header
-        without a member behind it for damage.
-        """
-        front = self._front()
-        if front and not self._sizes:
-            self._pieces.append(member_header(_NO_ENTRY))
-            self._open += len(self._pieces[-1])
-        self._pieces.append(END)
-        self._open += len(END)
-        self._close_frame()
-        body = (*front, *self._body)
-        front_size = sum(map(len, front))
+        """The pack. The builder cannot be used any more."""
+        if self._open:
+            self._close_frame()
+        runs = self._reference_runs()
+        surplus = max(len(runs) - len(self._frames), 0)
+        body: list[Buffer] = []
+        for run in runs[:surplus]:
+            body += self._stored_pieces([*run, _NO_ENTRY_HEADER])
+        size = sum(map(len, body))
+        offsets = []
+        for number, frame in enumerate(self._frames, start=surplus):
+            if number < len(runs):
+                run_pieces = self._stored_pieces(runs[number])
+                body += run_pieces
+                size += sum(map(len, run_pieces))
+            offsets.append(size)
+            body += frame.pieces
+            size += frame.size
+        end = self._stored_pieces([END])
+        body += end
+        size += sum(map(len, end))
         digest = hashlib.sha256()
         for piece in body:
             digest.update(piece)
         return BuiltPack(
-            body=body,
-            size=front_size + self._stored,
-            sha256=digest.digest(),
-            placements=self._placements(front_size),
+            body=tuple(body), size=size, sha256=digest.digest(), placements=self._placements(offsets)
         )
 
     def _close_frame(self) -> None:
         pieces = _joined(self._pieces) if self._has_large else [b"".join(self._pieces)]
-        stored = pieces if self._compressor is None else self._compressor.frame(pieces)
-        size = sum(map(len, stored))
-        self._body += stored
-        self._frames.append(_Frame(self._open_first, self._stored, size))
-        self._stored += size
+        stored = self._stored_pieces(pieces)
+        frame = _Frame(self._open_first, stored, sum(map(len, stored)))
+        self._frames.append(frame)
+        self._stored += frame.size
         self._pieces = []
         self._open = 0
         self._has_large = False
         self._open_first = len(self._sizes)
 
-    def _front(self) -> list[Buffer]:
-        """The references, in frames of their own."""
-        headers = self._references.headers()
-        if self._compressor is None:
-            return list(headers)
-        front: list[Buffer] = []
-        # Eight of at most 66 KiB each are about a frame.
-        for start in range(0, len(headers), 8):
-            front += self._compressor.frame([b"".join(headers[start : start + 8])])
-        return front
+    def _stored_pieces(self, pieces: Sequence[Buffer]) -> list[Buffer]:
+        return list(pieces) if self._compressor is None else self._compressor.frame(pieces)
 
-    def _placements(self, front_size: int) -> tuple[Placement, ...]:
+    def _reference_runs(self) -> list[list[bytes]]:
+        """The headers of references, as many together as may follow one another."""
+        headers = self._references.headers()
+        return [headers[start : start + _RUN] for start in range(0, len(headers), _RUN)]
+
+    def _placements(self, offsets: Sequence[int]) -> tuple[Placement, ...]:
+        """Where all members are, their frames being at ``offsets``."""
         placements: list[Placement] = []
-        ends = [frame.first_member for frame in self._frames[1:]] + [len(self._sizes)]
-        for frame, end in zip(self._frames, ends, strict=True):
-            offset = front_size + frame.offset
-            for index in range(frame.first_member, end):
+        firsts = [*(frame.first_member for frame in self._frames), len(self._sizes)]
+        for frame, offset, (first, end) in zip(self._frames, offsets, pairwise(firsts), strict=True):
+            for index in range(first, end):
                 begin = self._begins[index]
                 if self._compressor is None:
                     placements.append(Placement(offset + begin, self._sizes[index], 0))
@@ -227,7 +236,8 @@ class PackBuilder:
         return tuple(placements)
 
 
-_NO_ENTRY = Entry(path=NO_MEMBER, kind=Kind.FILE, mode=0o100600)
+# Of some time, since GNU tar may wonder about files from 1970.
+_NO_ENTRY_HEADER = member_header(Entry(path=NO_ENTRY, kind=Kind.FILE, mode=0o100600, mtime_ns=10**18))
 
 
 def _joined(pieces: Sequence[Buffer]) -> list[Buffer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ This page is for the day when it is not at hand. {contents}
 
 A RUN is named after its time in UTC, so names sort by time. Sections known when this was written: {sections}.
 """
+_SECTIONS = re.compile(r"Sections known when this was written: (.*)\.$", re.MULTILINE)
 
 _IN_CLEAR = "Nothing here is encrypted: every file is an object, with its content as it was."
 _ENCRYPTED = (
@@ -124,6 +126,12 @@ A copy of one section is enough (its folder, `asyncbackup.json` and this page). 
 ```python
 {script}```
 """
+
+
+def sections_of_readme(page: bytes) -> list[str]:
+    """The sections that a page of :func:`restore_readme` was made for; none for any other text."""
+    found = _SECTIONS.search(page.decode(errors="replace"))
+    return [] if found is None else re.findall(r"`([^`]+)`", found[1])
 
 
 def restore_readme(*, destination: str, sections: Sequence[str], encrypted: bool) -> bytes:

@@ -26,6 +26,15 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     read_size: int
 
 
+def plan_like(part_size: int, size: int, *, limit_bytes: int) -> PartPlan | None:
+    """The plan for a plain file of ``size`` bytes with the parts of an earlier object of it.
+
+    ``None`` where those would be too many, too small for an endpoint, or too large for memory.
+    """
+    fits = MIN_PART_BYTES <= part_size <= limit_bytes and size <= MAX_PARTS * part_size
+    return PartPlan(part_size=part_size, read_size=part_size) if fits else None
+
+
 def plan_parts(size: int, *, sealed: bool, part_size_bytes: int, limit_bytes: int, path: bytes) -> PartPlan:
     """The plan for a file of ``size`` bytes.
 

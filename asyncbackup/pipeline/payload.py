@@ -17,7 +17,7 @@ from asyncbackup.pipeline.underway import PackUnderway, Underway
 from asyncbackup.store.base import Body, Buffer, PartReceipt, UploadId
 
 if TYPE_CHECKING:
-    from asyncbackup.resume import ResumableUpload
+    from asyncbackup.resume import PartHashes, ResumableUpload
 
 
 class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -42,11 +42,16 @@ class LargeUpload:
     have, ``part_size`` the stored size of every part but the last. ``entry``
     lacks digest and extent until the end was read. ``run`` is the run whose
     folder ``key`` lies in: an earlier one for an upload that is gone on with.
+    ``earlier`` is where the file's content lay before it changed, if parts of
+    that may be taken over, and ``earlier_parts`` what is remembered of them.
     """
 
     __slots__ = (
         "abandoned",
+        "bytes_sent",
         "creating",
+        "earlier",
+        "earlier_parts",
         "end",
         "entry",
         "in_flight",
@@ -73,6 +78,7 @@ class LargeUpload:
         stored_size: int,
         sealed: bool,
         resumed: ResumableUpload | None,
+        earlier: Extent | None = None,
     ) -> None:
         self.entry = entry
         self.pending = pending
@@ -89,6 +95,9 @@ class LargeUpload:
                 self.parts[part.number] = PartReceipt(
                     number=part.number, size=part.size, etag=part.etag, sha256=part.sha256
                 )
+        self.earlier = earlier
+        self.earlier_parts: PartHashes | None = None
+        self.bytes_sent = 0
         self.creating = asyncio.Lock()
         self.in_flight = 0
         self.underway: Underway | None = None

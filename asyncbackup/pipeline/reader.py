@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.errors import SourceError
-from asyncbackup.model import Action, Change, Entry, Failure, Kind, UploadReceipt
+from asyncbackup.model import Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.attributes import source_entry
 from asyncbackup.pipeline.large_reader import LargeFile, open_large
-from asyncbackup.pipeline.parts import PartPlan, plan_parts
+from asyncbackup.pipeline.parts import PartPlan, plan_like, plan_parts
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     LargeUpload,
@@ -276,14 +276,15 @@ class Reader:
         the file. Raises ``SourceError``; the upload is then given up. Once the
         uploader has given it up, nothing more is read.
         """
-        plan = self._plan(file.entry)
+        earlier = self._earlier(change)
+        plan = self._plan(file.entry, earlier)
         if resumable is not None:
             fits = resumable.part_size <= self._budget.limit_bytes
             if fits and _same_file(resumable, file.entry) and not self._settings.sealed:
                 plan = PartPlan(part_size=resumable.part_size, read_size=resumable.part_size)
             else:
                 resumable = None
-        upload = self._upload(change, file.entry, plan, resumable)
+        upload = self._upload(change, file.entry, plan, resumable, earlier)
         sent = {part.number: part.sha256 for part in resumable.parts} if resumable else {}
         number = 0
         try:
@@ -327,7 +328,20 @@ class Reader:
         content = change.entry.size if reads else 0
         return content + MEMBER_BYTES if self._settings.packed else content
 
-    def _plan(self, entry: Entry) -> PartPlan:
+    def _earlier(self, change: Change) -> Extent | None:
+        """Where the content was stored before it changed, if its parts can be parts of the new object."""
+        known, settings = change.known, self._settings
+        if known is None or known.extent is None or settings.sealed or known.size < settings.delta_from_bytes:
+            return None
+        extent = known.extent
+        plain = not (extent.encrypted or extent.compression or extent.in_pack or extent.skip)
+        return extent if plain and extent.part_size else None
+
+    def _plan(self, entry: Entry, earlier: Extent | None) -> PartPlan:
+        if earlier is not None:
+            plan = plan_like(earlier.part_size, entry.size, limit_bytes=self._budget.limit_bytes)
+            if plan is not None:
+                return plan
         return plan_parts(
             entry.size,
             sealed=self._settings.sealed,
@@ -337,7 +351,12 @@ class Reader:
         )
 
     def _upload(
-        self, change: Change, entry: Entry, plan: PartPlan, resumable: ResumableUpload | None
+        self,
+        change: Change,
+        entry: Entry,
+        plan: PartPlan,
+        resumable: ResumableUpload | None,
+        earlier: Extent | None,
     ) -> LargeUpload:
         settings = self._settings
         key = settings.content_key(entry.path, Kind.FILE)
@@ -350,6 +369,7 @@ class Reader:
             stored_size=settings.stored_size(entry),
             sealed=settings.sealed,
             resumed=resumable,
+            earlier=earlier if earlier is not None and earlier.part_size == plan.part_size else None,
         )
 
 

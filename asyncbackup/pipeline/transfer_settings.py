@@ -12,11 +12,16 @@ from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.model import Entry, Kind, RunId
 from asyncbackup.resume import ResumableUpload
 
+MIB = 1024 * 1024
+DELTA_FROM_BYTES = 64 * MIB
+"""Below, sending a file whole costs less than remembering its parts is worth."""
+
 
 class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``root`` is the section's folder, ``store_prefix_bytes`` the length of the destination's own
     key prefix (it counts against S3's 1,024). ``key`` is ``None`` where nothing is encrypted.
-    ``resumable`` holds the unfinished uploads of earlier runs by path.
+    ``resumable`` holds the unfinished uploads of earlier runs by path. Of plain files of at least
+    ``delta_from_bytes``, parts that did not change are taken over from the earlier object.
 
     ``packed``: files below ``pack_below_bytes`` go into packs of about ``pack_size_bytes``.
     ``zstd_level`` is 0 where nothing is compressed. ``run_started`` says when each run began,
@@ -33,6 +38,7 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int
     key: RepositoryKey | None = None
     resumable: Mapping[bytes, ResumableUpload] = {}
+    delta_from_bytes: int = DELTA_FROM_BYTES
     packed: bool = False
     pack_below_bytes: int = 0
     pack_size_bytes: int = 0

@@ -4,6 +4,10 @@ A body's bytes go back to the budget as soon as its request has ended. What was
 begun in several parts is written to the journal, so that a later run can go on
 with it or abort it; a sealed upload cannot be gone on with and is aborted when
 the run ends without completing it.
+
+A part of a changed file that is what it was in the object of the last version
+is taken over from there by the store. Its body is held until that is done: where
+it cannot be done, the part is sent like any other.
 """
 
 from __future__ import annotations
@@ -30,16 +34,18 @@ from asyncbackup.pipeline.payload import (
     WholePayload,
 )
 from asyncbackup.pipeline.results import PackStored
-from asyncbackup.resume import PartRecord, ResumableUpload, UploadJournal
+from asyncbackup.resume import PartHashes, PartRecord, ResumableUpload, UploadJournal
 from asyncbackup.store.checksums import composite_checksum, single_checksum
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.channel import Receiver, Sender
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.pipeline.results import Outcome
     from asyncbackup.pipeline.transfer_settings import TransferSettings
-    from asyncbackup.store.base import Store, UploadId
+    from asyncbackup.store.base import PartReceipt, Store, UploadId
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +75,7 @@ class Uploader:
         self._open: set[LargeUpload] = set()
         self._refused: set[bytes] = set()
         self._copies = store.capabilities.server_side_copy and not settings.sealed
+        self._copies_parts = store.capabilities.part_copy
 
     async def run(self, payloads: Receiver[Payload], outcomes: Sender[Outcome]) -> None:
         """Work until the payloads end. Once a stop is requested, requests under way are finished
@@ -174,13 +181,17 @@ class Uploader:
         upload = part.upload
         try:
             if not upload.abandoned and (upload_id := await self._begin(upload)) is not None:
-                receipt = await self._store.upload_part(
-                    self._settings.object_key(upload.key, run=upload.run),
-                    upload_id,
-                    part.number,
-                    part.body,
-                    sha256=part.sha256,
-                )
+                receipt = await self._take_over(part, upload_id)
+                if receipt is None:
+                    receipt = await self._store.upload_part(
+                        self._settings.object_key(upload.key, run=upload.run),
+                        upload_id,
+                        part.number,
+                        part.body,
+                        sha256=part.sha256,
+                    )
+                    upload.bytes_sent += len(part.body)
+                    self._counters.bytes_uploaded += len(part.body)
                 if not upload.sealed:
                     await self._journal.part_sent(
                         upload_id,
@@ -189,13 +200,52 @@ class Uploader:
                         ),
                     )
                 upload.parts[part.number] = msgspec.structs.replace(receipt, sha256=part.sha256)
-                self._counters.bytes_uploaded += len(part.body)
         except ObjectRefusedError as error:
             await self._refuse(upload, error, outcomes)
         finally:
             self._budget.release(part.leased)
             upload.in_flight -= 1
         await self._settle(upload, outcomes)
+
+    async def _take_over(self, part: PartPayload, upload_id: UploadId) -> PartReceipt | None:
+        """The part, copied from the object of the file's last version; ``None`` where it has to be sent."""
+        upload = part.upload
+        earlier = upload.earlier_parts
+        if earlier is None or not self._copies_parts or not earlier.has(part.number, part.sha256):
+            return None
+        key = self._settings.object_key(upload.key, run=upload.run)
+        source = self._settings.object_key(earlier.key, run=earlier.run)
+        offset = (part.number - 1) * earlier.part_size
+        try:
+            receipt = await self._store.copy_part(
+                source, key, upload_id, part.number, offset=offset, length=len(part.body)
+            )
+        except ObjectMissingError as error:
+            self._send_all(upload, f"{source!r}, which has them, is gone ({error.reason})")
+            return None
+        except StoreError as error:
+            # Whatever is wrong with copying: if the destination is in trouble, sending will tell.
+            if self._copies_parts:
+                log.info(
+                    "from here on, parts of files that did not change are sent all the same, since they "
+                    "cannot be copied from %r: %s",
+                    source,
+                    error.reason,
+                )
+            self._copies_parts = False
+            return None
+        if receipt.sha256 not in (b"", part.sha256):
+            self._send_all(
+                upload, f"{source!r} no longer has them as they were stored; verify finds out more"
+            )
+            return None
+        return receipt
+
+    @staticmethod
+    def _send_all(upload: LargeUpload, reason: str) -> None:
+        if upload.earlier_parts is not None:
+            log.warning("the parts of %r that did not change are sent all the same: %s", upload.key, reason)
+        upload.earlier_parts = None
 
     async def _refuse(
         self, upload: LargeUpload, error: ObjectRefusedError, outcomes: Sender[Outcome]
@@ -216,6 +266,9 @@ class Uploader:
         async with upload.creating:
             if upload.abandoned:
                 return None
+            if upload.earlier is not None and self._copies_parts:
+                upload.earlier_parts = await self._journal.parts_of(upload.earlier.run, upload.earlier.key)
+            upload.earlier = None  # asked once
             if upload.upload_id is None:
                 settings = self._settings
                 metadata = object_metadata(upload.entry, upload.key, sealed=upload.sealed)
@@ -274,13 +327,21 @@ class Uploader:
                 entry=msgspec.structs.replace(end.entry, extent=extent),
                 pending=upload.pending,
                 bytes_read=end.bytes_read,
-                bytes_uploaded=sum(part.size for part in parts),
+                bytes_uploaded=upload.bytes_sent,
             )
         )
         if upload.underway is not None:
             upload.underway.extents = (extent,)
             await outcomes.send_all(upload.underway.store())
-        await self._forget(upload, upload_id)
+        self._open.discard(upload)
+        await self._journal.ended(upload_id, made=self._part_hashes(upload, parts))
+
+    def _part_hashes(self, upload: LargeUpload, parts: Sequence[PartReceipt]) -> PartHashes | None:
+        """What to remember of an object, if a later version of its file may take parts over from it."""
+        if upload.sealed or upload.stored_size < self._settings.delta_from_bytes:
+            return None
+        hashes = b"".join(part.sha256 for part in parts)
+        return PartHashes(run=upload.run, key=upload.key, part_size=upload.part_size, hashes=hashes)
 
     async def _abort(self, upload: LargeUpload) -> None:
         upload_id, upload.upload_id = upload.upload_id, None

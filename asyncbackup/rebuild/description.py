@@ -64,14 +64,14 @@ async def describe(repository: Repository, run: str, key: str) -> Described:
         extent = Extent(run=run, key=key, length=0)
         return msgspec.structs.replace(told, entry=msgspec.structs.replace(entry, extent=extent))
     encrypted = described.encrypted
-    if not encrypted and repository.key is not None:
+    if not encrypted and repository.seals:
         entry = await _sealed_entry(repository, prefix + key, entry, info.metadata)
         encrypted = True
     if encrypted and repository.key is None:
         section = repository.section
         raise KeyUnlockError(
             f"{prefix + key} is encrypted, but section {section!r} names no secret; "
-            f"enable sections.{section}.encryption with the pass phrase of this destination"
+            f"name the pass phrase of this destination in sections.{section}.encryption"
         )
     multipart = "-" in info.checksum
     extent = Extent(
@@ -100,7 +100,10 @@ async def _sealed_entry(repository: Repository, key: str, entry: Entry, metadata
     Where the endpoint lost its metadata the object's own header tells; one
     with metadata that leaves this out is none of ours.
     """
-    unsealed = FormatError("it is not encrypted, but the section is: somebody else put it there")
+    unsealed = FormatError(
+        "it is not encrypted, but the section is: it is older than that, or somebody else put it there; with "
+        "encryption disabled in the configuration it is taken"
+    )
     if metadata or entry.size < HEADER_SIZE:
         raise unsealed
     async with repository.store.open(key, offset=0, length=HEADER_SIZE) as source:

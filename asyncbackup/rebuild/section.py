@@ -31,6 +31,7 @@ from asyncbackup.rebuild.summary import (
 from asyncbackup.repository.manifests import ManifestUpload, read_header, read_manifest
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
+from asyncbackup.repository.vouching import carried_over, rebuilt_meta
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -197,6 +198,7 @@ class _Rebuild:
             started_ns=started_ns,
             host=platform.node(),
             software=f"asyncbackup {__version__}, rebuilt from objects",
+            plain=await carried_over(repository) or msgspec.UNSET,
         )
         async with ManifestUpload(repository, header) as upload:
             async for batch in found.entries():
@@ -207,7 +209,7 @@ class _Rebuild:
             "rebuilt from objects: what was deleted from the tree is there again, and changes of mode, owner "
             f"or times alone are undone; the tree as recovered is snapshot {run}"
         )
-        if repository.key is not None:
+        if repository.seals:
             self._notes.append(
                 "contents are authenticated, but modes, owners, times and symlinks come from metadata that "
                 "whoever can write the bucket can change"
@@ -235,6 +237,7 @@ class _Rebuild:
             run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True, depth=depth
         )
         meta = {DESCRIPTOR: repository.descriptor_bytes, "identity": msgspec.json.encode(identity)}
+        meta |= await rebuilt_meta(repository, known[-1])
         async with aclosing(self._counted(batches)) as counted:
             if existing is not None:
                 await replace_contents(existing, counted, runs=runs, meta=meta)

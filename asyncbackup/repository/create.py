@@ -19,11 +19,13 @@ from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.descriptor import Descriptor, encode_descriptor, new_repository_id
 from asyncbackup.format.envelope import MAGIC
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY, run_of_snapshot_key, snapshots_prefix
-from asyncbackup.format.keyslots import DEFAULT_COST, key_file_slot, new_master_key, passphrase_slot
+from asyncbackup.format.keyslots import DEFAULT_COST, new_master_key
 from asyncbackup.format.manifest import ManifestReader
-from asyncbackup.format.readme import restore_readme
+from asyncbackup.format.readme import restore_readme, sections_of_readme
+from asyncbackup.repository.key_slots import make_slot
 from asyncbackup.repository.open import fetch_descriptor, read_descriptor, unlock_descriptor
 from asyncbackup.repository.secrets import Secret, read_secret
+from asyncbackup.repository.slot_writer import replace_descriptor
 from asyncbackup.store.open import open_store
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.format.descriptor import KdfBounds, KeySlot
     from asyncbackup.store.base import Store
+
+
+_README_LIMIT_BYTES = 1024 * 1024
 
 
 class CreatedRepository(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +54,7 @@ async def create_repository(
     section: SectionSettings,
     *,
     cost: KdfBounds = DEFAULT_COST,
+    label: str = "",
     on_retry: Callable[[str], None] | None = None,
 ) -> CreatedRepository:
     """Make the section's destination a repository, or check that it is one already. Idempotent.
@@ -56,7 +62,7 @@ async def create_repository(
     A repository without a key slot gets one if the section is encrypted; for
     one that has slots, the secret is tried. A lost descriptor of a repository
     that is not encrypted is written again, with the id that its manifests name.
-    ``cost`` is that of a new key slot.
+    ``cost`` and ``label`` are those of a new key slot.
 
     Raises ``KeyUnlockError`` for a wrong secret and ``RepositoryMissingError``
     where encrypted snapshots have lost their descriptor, whose key slots
@@ -75,7 +81,7 @@ async def create_repository(
             create=True,
             on_retry=on_retry,
         ) as store:
-            return await _Creation(store, section, secret, threads, cost).run()
+            return await _Creation(store, section, secret, threads, cost, label).run()
     finally:
         threads.close()
 
@@ -88,12 +94,14 @@ class _Creation:
         secret: Secret | None,
         threads: ThreadGate,
         cost: KdfBounds,
+        label: str,
     ) -> None:
         self._store = store
         self._section = section
         self._secret = secret
         self._threads = threads
         self._cost = cost
+        self._label = label
         self._created_ns = time.time_ns()
 
     async def run(self) -> CreatedRepository:
@@ -114,7 +122,9 @@ class _Creation:
             descriptor=data,
             created=created,
             slot_added=slot_added,
-            readme_written=await self._write_readme(encrypted=self._secret is not None),
+            readme_written=await self._write_readme(
+                encrypted=self._secret is not None, replace_plain=slot_added
+            ),
         )
 
     async def _create(self) -> tuple[bytes, bool]:
@@ -132,27 +142,25 @@ class _Creation:
         return found, found == data
 
     async def _add_slot(self, descriptor: Descriptor, secret: Secret) -> bytes:
-        """Rewrite the descriptor with a key slot; the one object that is ever written a second time."""
+        """Give a repository that has no key slot its first one. The descriptor that then lies there."""
         await self._repository_of_snapshots()
         slot = await self._new_slot(descriptor.repository, secret)
-        data = encode_descriptor(msgspec.structs.replace(descriptor, slots=(slot,)))
-        await self._store.put(DESCRIPTOR_KEY, data, sha256=sha256(data).digest())
-        found = await fetch_descriptor(self._store)
-        if found != data:
-            await unlock_descriptor(read_descriptor(found), secret, self._threads)
-        return found
+
+        def add(found: Descriptor) -> Descriptor:
+            # Somebody else's first slot wraps another master key: there must be one only.
+            return found if found.slots else msgspec.structs.replace(found, slots=(slot,))
+
+        found = await replace_descriptor(self._store, add)
+        await unlock_descriptor(found, secret, self._threads)
+        return encode_descriptor(found)
 
     async def _new_slot(self, repository: str, secret: Secret) -> KeySlot:
-        key = new_master_key()
-        if secret.key_file is not None:
-            return key_file_slot(key, secret.key_file, repository=repository, created_ns=self._created_ns)
-        assert secret.passphrase is not None
-        return await self._threads.run(
-            passphrase_slot,
-            key,
-            secret.passphrase,
+        return await make_slot(
+            new_master_key(),
+            secret,
+            self._threads,
             repository=repository,
-            created_ns=self._created_ns,
+            label=self._label,
             cost=self._cost,
         )
 
@@ -186,17 +194,30 @@ class _Creation:
                     return reader.header.repository
         raise FormatError(f"{key}: it ends before its first line; remove it, or put a good copy back")
 
-    async def _write_readme(self, *, encrypted: bool) -> bool:
-        """RESTORE.md where it is missing; one that is there may have been written by hand."""
+    async def _write_readme(self, *, encrypted: bool, replace_plain: bool) -> bool:
+        """RESTORE.md where it is missing; one that is there may have been written by hand.
+
+        With ``replace_plain`` one that is as asyncbackup wrote it, and says that
+        nothing is encrypted, is replaced: that is not true any more.
+        """
+        sections = [self._section.name]
         try:
-            await self._store.head(README_KEY)
+            size = (await self._store.head(README_KEY)).size
         except ObjectMissingError:
-            body = restore_readme(
-                destination=self._store.url, sections=[self._section.name], encrypted=encrypted
-            )
-            try:
-                await self._store.put(README_KEY, body, sha256=sha256(body).digest(), if_absent=True)
-            except ObjectExistsError:
-                return False
-            return True
-        return False
+            return await self._put_readme(sections, encrypted=encrypted, if_absent=True)
+        if not replace_plain or size > _README_LIMIT_BYTES:
+            return False
+        found = await self._store.get(README_KEY, limit=_README_LIMIT_BYTES)
+        known = sections_of_readme(found)
+        if found != restore_readme(destination=self._store.url, sections=known, encrypted=False):
+            return False
+        sections = [*sections, *(name for name in known if name not in sections)]
+        return await self._put_readme(sections, encrypted=True, if_absent=False)
+
+    async def _put_readme(self, sections: list[str], *, encrypted: bool, if_absent: bool) -> bool:
+        body = restore_readme(destination=self._store.url, sections=sections, encrypted=encrypted)
+        try:
+            await self._store.put(README_KEY, body, sha256=sha256(body).digest(), if_absent=if_absent)
+        except ObjectExistsError:
+            return False
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Self, cast
 
@@ -11,6 +12,8 @@ from asyncbackup.format.envelope import MAGIC, Opener
 from asyncbackup.format.keys import revision_of_snapshot_key, snapshot_key, snapshots_prefix
 from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer, TreeItem
 from asyncbackup.model import Pack
+from asyncbackup.repository.vouched import vouched_digest
+from asyncbackup.store.checksums import single_checksum
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -37,8 +40,9 @@ class ManifestStream:
 
     Entering raises ``ObjectMissingError`` for a snapshot that does not exist,
     ``FormatError`` for a damaged one, or one that stands at another's key,
-    ``AuthenticationError`` for one that was tampered with, and
-    ``KeyUnlockError`` for an encrypted one of a section that is not.
+    ``AuthenticationError`` for one that was tampered with, or that is not
+    encrypted though the section is and that no encrypted one vouches for, and
+    ``KeyUnlockError`` for an encrypted one of a section without a secret.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class ManifestStream:
         self.key = snapshot_key(repository.section, run, revision or 0)
         self.trailer: ManifestTrailer | None = None
         """Set once all items were taken."""
+        self.sealed = False
+        """Whether the object is sealed; known once the stream was entered."""
         self._repository = repository
         self._run = run
         self._revision = revision
@@ -130,8 +136,14 @@ class ManifestStream:
 
     async def _read(self) -> AsyncGenerator[list[Item], None]:
         reader, run_in_thread = self._reader, self._repository.threads.run
-        decoder = _Plain(self._repository, self.key)
         async with aclosing(self._chunks()) as chunks:
+            head = b""
+            while len(head) < len(MAGIC) and (chunk := await anext(chunks, None)) is not None:
+                head += chunk
+            decoder = await self._decoder(head)
+            batches = reader.batches(await run_in_thread(decoder.feed, head))
+            while (items := await run_in_thread(_take, batches)) is not None:
+                yield items
             async for chunk in chunks:
                 batches = reader.batches(await run_in_thread(decoder.feed, chunk))
                 while (items := await run_in_thread(_take, batches)) is not None:
@@ -139,6 +151,28 @@ class ManifestStream:
         for items in reader.batches(decoder.finish()):
             yield items
         self.trailer = reader.finish()
+
+    async def _decoder(self, head: bytes) -> _Decoder:
+        """How the object that begins with ``head`` is read; whether it may be believed at all."""
+        repository = self._repository
+        self.sealed = head.startswith(MAGIC)
+        if not self.sealed:
+            if not repository.seals:
+                return _Decoder(self.key)
+            return _Decoder(self.key, digest=await vouched_digest(repository, self._run, self.key))
+        if repository.key is None:
+            section = repository.section
+            raise KeyUnlockError(
+                f"{self.key} is encrypted, but section {section!r} names no secret; "
+                f"name the pass phrase of this destination in sections.{section}.encryption"
+            )
+        opener = Opener(
+            repository.key,
+            repository=repository.repository_id,
+            section=repository.section,
+            object_key=self.key,
+        )
+        return _Decoder(self.key, opener=opener)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         store = self._repository.store
@@ -177,48 +211,33 @@ def _take(batches: Iterator[list[Item]]) -> list[Item] | None:
     return taken[0] if len(taken) == 1 else [item for batch in taken for item in batch]
 
 
-class _Plain:
-    """The plaintext of a manifest, whether the section is encrypted or not."""
+class _Decoder:
+    """The plaintext of a manifest: opened where it is sealed, compared with ``digest`` where one is given."""
 
-    __slots__ = ("_head", "_key", "_opener", "_repository")
+    __slots__ = ("_digest", "_key", "_opener", "_sha256")
 
-    def __init__(self, repository: Repository, key: str) -> None:
-        self._repository = repository
+    def __init__(self, key: str, *, opener: Opener | None = None, digest: str = "") -> None:
         self._key = key
-        self._head = b""
-        self._opener = (
-            None
-            if repository.key is None
-            else Opener(
-                repository.key,
-                repository=repository.repository_id,
-                section=repository.section,
-                object_key=key,
-            )
-        )
+        self._opener = opener
+        self._digest = digest
+        self._sha256 = sha256()
 
     def feed(self, data: bytes) -> bytes:
-        """The plaintext that ``data`` adds; authenticated where the section is encrypted."""
-        if len(self._head) < len(MAGIC):
-            self._head += data[: len(MAGIC) - len(self._head)]
-            self._check_magic()
-        return data if self._opener is None else self._opener.feed(data)
+        """The plaintext that ``data`` adds. Of a sealed manifest it is authentic, of a vouched one that
+        is known at its end."""
+        if self._opener is not None:
+            return self._opener.feed(data)
+        if self._digest:
+            self._sha256.update(data)
+        return data
 
     def finish(self) -> bytes:
         """Check that nothing is missing at the end; the last plaintext."""
-        return b"" if self._opener is None else self._opener.finish()
-
-    def _check_magic(self) -> None:
-        if len(self._head) < len(MAGIC):
-            return
-        section = self._repository.section
-        if self._opener is None and self._head == MAGIC:
-            raise KeyUnlockError(
-                f"{self._key} is encrypted, but section {section!r} names no secret; "
-                f"enable sections.{section}.encryption with the pass phrase of this destination"
-            )
-        if self._opener is not None and self._head != MAGIC:
+        if self._opener is not None:
+            return self._opener.finish()
+        if self._digest and single_checksum(self._sha256.digest()) != self._digest:
             raise AuthenticationError(
-                f"{self._key} is not encrypted, but section {section!r} is: it was replaced, or is older "
-                "than that; to read a snapshot of that time, disable encryption in the configuration"
+                f"{self._key} is not encrypted, and not what an encrypted snapshot vouches for: it "
+                "was changed or replaced since; put a good copy back"
             )
+        return b""

@@ -125,7 +125,7 @@ class ManifestUpload:
     async def _send_full_parts(self) -> None:
         if self._upload is None and len(self._pending) > self._part_bytes:
             self._upload = await self._store.create_upload(self.key, metadata={})
-            if self._repository.key is not None:
+            if self._repository.seals:
                 await self._repository.threads.run(self._begin_sealed_stream)
         # One byte more than a part: the last part is never empty.
         while self._upload is not None and len(self._pending) > self._part_bytes:
@@ -146,7 +146,7 @@ class ManifestUpload:
     def _last_body(self) -> tuple[bytes, bytes]:
         body = bytes(self._pending)
         self._pending.clear()
-        if self._upload is None and self._repository.key is not None:
+        if self._upload is None and self._repository.seals:
             sealer = self._sealer_of(len(body))
             body = bytes(sealer.start()) + bytes(sealer.update(body)) + bytes(sealer.finalize())
         return body, sha256(body).digest()

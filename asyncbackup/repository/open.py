@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.errors import (
+    AccessDeniedError,
     CatalogError,
     FormatError,
     KeyUnlockError,
@@ -19,7 +22,7 @@ from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor, decode_descriptor
 from asyncbackup.format.keys import DESCRIPTOR_KEY
 from asyncbackup.format.keyslots import RepositoryKey, unlock
-from asyncbackup.repository.secrets import Secret, read_secret
+from asyncbackup.repository.secrets import Secret, names_secret, read_secret
 from asyncbackup.store.base import Store
 from asyncbackup.store.open import open_store
 
@@ -28,15 +31,34 @@ if TYPE_CHECKING:
 
     from asyncbackup.config import SectionSettings, Settings
 
+log = logging.getLogger(__name__)
+
 THREADS_LIMIT = 4
+
+
+class Vouched:
+    """What the newest sealed manifest of a section vouches for, once it was asked for.
+
+    ``run`` is that manifest's snapshot, ``""`` where there is none, ``digests``
+    its ``plain`` list. Filled by :mod:`asyncbackup.repository.vouched`.
+    """
+
+    __slots__ = ("digests", "lock", "run")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.run = ""
+        self.digests: dict[str, str] | None = None
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True):
     """One section of an open repository.
 
-    ``key`` is ``None`` for a section that is not encrypted. ``descriptor_bytes``
-    is the descriptor as it lies at the destination, for the caller to keep:
-    given to the next :func:`open_repository`, it saves that a request.
+    ``seals`` says whether the section is encrypted: what is written is then
+    sealed. ``key`` opens what was sealed; a section that is not encrypted has
+    it if it names a secret, for the time when it was, and else ``None``.
+    ``descriptor_bytes`` is the descriptor as it lies at the destination, for
+    the caller to keep and to give to the next :func:`open_repository`.
     ``threads`` is where compressing, sealing, hashing and opening run.
     """
 
@@ -45,7 +67,9 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     descriptor_bytes: bytes
     section: str
     key: RepositoryKey | None
+    seals: bool
     threads: ThreadGate
+    vouched: Vouched
 
     @property
     def repository_id(self) -> str:
@@ -61,10 +85,12 @@ async def open_repository(
     expected_repository: str | None = None,
     on_retry: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Repository]:
-    """The repository at the section's destination, its key unlocked if the section is encrypted.
+    """The repository at the section's destination, its key unlocked if the section names a secret.
 
-    With a ``cached_descriptor`` nothing is sent, unless it turns out to be
-    outdated: the pass phrase may have been changed on another machine.
+    With a ``cached_descriptor`` nothing is sent where no secret is named, unless
+    it turns out to be damaged. Where one is, the descriptor is read anew, so
+    that a secret that was removed opens nothing any more on any machine; the
+    cached one serves only if the credentials may not read.
     ``expected_repository`` is the id that the caller's database belongs to.
 
     Raises ``RepositoryMissingError`` for a destination without a descriptor,
@@ -90,17 +116,23 @@ async def _open(
     store: Store, section: SectionSettings, threads: ThreadGate, cached: bytes | None, expected: str | None
 ) -> Repository:
     secret = None
-    if section.encryption.enabled:
+    if section.encryption.enabled or names_secret(section.encryption):
         secret = await read_secret(section.encryption, section=section.name, threads=threads)
-    if cached is not None:
+    if cached is not None and secret is None:
         try:
             return await _unlocked(store, section, threads, cached, expected, secret)
-        except (FormatError, KeyUnlockError) as error:
+        except FormatError as error:
             data = await fetch_descriptor(store)
             if data == cached:
                 raise error from None
     else:
-        data = await fetch_descriptor(store)
+        try:
+            data = await fetch_descriptor(store)
+        except AccessDeniedError:
+            if cached is None:
+                raise
+            log.info("the credentials may not read: whether the key slots were changed is not checked")
+            data = cached
     return await _unlocked(store, section, threads, data, expected, secret)
 
 
@@ -120,12 +152,12 @@ async def _unlocked(
             "rebuild it with 'asyncbackup syncdb_remote'"
         )
     key = None
-    if secret is not None:
-        if not descriptor.slots:
-            raise KeyUnlockError(
-                f"section {section.name!r} is to be encrypted, but {DESCRIPTOR_KEY} at {section.destination} "
-                "has no key slot; 'asyncbackup initdb' adds one"
-            )
+    if section.encryption.enabled and not descriptor.slots:
+        raise KeyUnlockError(
+            f"section {section.name!r} is to be encrypted, but {DESCRIPTOR_KEY} at {section.destination} "
+            f"has no key slot; 'asyncbackup key add {section.name}' adds one"
+        )
+    if secret is not None and descriptor.slots:
         key = await unlock_descriptor(descriptor, secret, threads)
     return Repository(
         store=store,
@@ -133,7 +165,9 @@ async def _unlocked(
         descriptor_bytes=data,
         section=section.name,
         key=key,
+        seals=section.encryption.enabled,
         threads=threads,
+        vouched=Vouched(),
     )
 
 

@@ -18,7 +18,7 @@ from asyncbackup.errors import ConfigError, KeyUnlockError
 from asyncbackup.format.keyslots import KEY_FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from asyncbackup.config import EncryptionSettings
@@ -74,27 +74,71 @@ async def read_secret(
     where a command failed or took longer than ``command_timeout_seconds``.
     """
     where = f"sections.{section}.encryption"
+    secret = await _read_source(
+        encryption,
+        lambda source: f"{where}.{source}",
+        threads=threads,
+        environ=environ,
+        command_timeout_seconds=command_timeout_seconds,
+    )
+    if secret is None:
+        raise ConfigError(
+            f"{where} is enabled, but names no secret; set one of passphrase_file, passphrase_env, "
+            "passphrase_command or key_file"
+        )
+    return secret
+
+
+async def read_new_secret(
+    sources: EncryptionSettings,
+    *,
+    threads: ThreadGate,
+    environ: Mapping[str, str] | None = None,
+    command_timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
+) -> Secret | None:
+    """The secret that ``key add`` and ``key rotate`` are given by ``--new-…`` options, ``None`` without.
+
+    ``sources`` holds the options' values. Everything else is as with :func:`read_secret`.
+    """
+    return await _read_source(
+        sources,
+        lambda source: f"--new-{source.replace('_', '-')}",
+        threads=threads,
+        environ=environ,
+        command_timeout_seconds=command_timeout_seconds,
+    )
+
+
+async def _read_source(
+    encryption: EncryptionSettings,
+    named: Callable[[str], str],
+    *,
+    threads: ThreadGate,
+    environ: Mapping[str, str] | None,
+    command_timeout_seconds: float,
+) -> Secret | None:
+    """The secret of the one source that is set; ``named`` tells what the user calls it."""
     if encryption.passphrase_file is not None:
-        setting = f"{where}.passphrase_file"
+        setting = named("passphrase_file")
         content = await threads.run(_read_file, encryption.passphrase_file, setting)
         return _passphrase(content, setting, f"the first line of {encryption.passphrase_file}")
     if encryption.passphrase_env:
-        setting = f"{where}.passphrase_env"
+        setting = named("passphrase_env")
         value = (os.environ if environ is None else environ).get(encryption.passphrase_env)
         if value is None:
             raise ConfigError(
                 f"{setting}: the environment variable {encryption.passphrase_env} is not set; "
-                "export it, or use passphrase_file"
+                f"export it, or use {named('passphrase_file').rpartition('.')[2]}"
             )
         return _passphrase(os.fsencode(value), setting, f"the variable {encryption.passphrase_env}")
     if encryption.passphrase_command:
-        setting = f"{where}.passphrase_command"
+        setting = named("passphrase_command")
         output = await _command_output(
             encryption.passphrase_command, setting, timeout_seconds=command_timeout_seconds
         )
         return _passphrase(output, setting, "the first line that the command printed")
     if encryption.key_file is not None:
-        setting = f"{where}.key_file"
+        setting = named("key_file")
         content = await threads.run(_read_file, encryption.key_file, setting)
         if len(content) != KEY_FILE_BYTES:
             raise ConfigError(
@@ -102,10 +146,26 @@ async def read_secret(
                 f"{KEY_FILE_BYTES} random ones; 'head -c {KEY_FILE_BYTES} /dev/urandom' makes them"
             )
         return Secret(origin=setting, key_file=content)
-    raise ConfigError(
-        f"{where} is enabled, but names no secret; set one of passphrase_file, passphrase_env, "
-        "passphrase_command or key_file"
+    return None
+
+
+def names_secret(encryption: EncryptionSettings) -> bool:
+    """Whether the settings name a secret: also a section that is not encrypted any more may, to read
+    what was sealed before."""
+    return bool(
+        encryption.passphrase_file
+        or encryption.passphrase_env
+        or encryption.passphrase_command
+        or encryption.key_file
     )
+
+
+def typed_secret(text: str) -> Secret:
+    """A pass phrase that was typed at a prompt. Raises ``ConfigError`` for one that no file could hold."""
+    passphrase = text.encode(errors="surrogateescape")
+    if not passphrase or b"\n" in passphrase:
+        raise ConfigError("a pass phrase is one line, and not empty")
+    return Secret(origin="the new pass phrase", passphrase=passphrase)
 
 
 def _passphrase(content: bytes, setting: str, what: str) -> Secret:

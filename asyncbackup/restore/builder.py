@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,8 @@ from asyncbackup.restore.temporary import (
 from asyncbackup.restore.tree import split_checked
 
 if TYPE_CHECKING:
+    from asyncbackup.restore.packed import SpanContents
+    from asyncbackup.restore.spans import Member
     from asyncbackup.restore.tree import TargetTree
 
 
@@ -41,6 +44,13 @@ class FetchedFile(msgspec.Struct, frozen=True, gc=False):
     content: Content
     stored: list[bytes]
     checker: Checker
+
+    def pieces(self) -> list[bytes]:
+        """The content, opened and checked. Raises ``ContentError``."""
+        checker = self.checker
+        pieces = [piece for chunk in self.stored for piece in checker.feed(chunk)]
+        pieces += checker.finish()
+        return pieces
 
 
 class Prepared(msgspec.Struct):
@@ -136,19 +146,14 @@ class Builder:
         """Check, decrypt and write small files."""
         written = Written()
         for file in fetched:
-            row = file.row
-            try:
-                checker = file.checker
-                content = [checker.feed(chunk) for chunk in file.stored]
-                content.append(checker.finish())
-                written.outcomes.append(self._write_file(row, content))
-            except ContentError as error:
-                if error.damaged:
-                    written.damaged.append((row, error))
-                else:
-                    written.outcomes.append(failed(row, error.reason))
-            except OSError as error:
-                written.outcomes.append(self.outcome_of(row, error))
+            self._write_checked(file.row, file.pieces, written)
+        return written
+
+    def write_members(self, members: Sequence[Member], contents: SpanContents) -> Written:
+        """Check and write the files of a span."""
+        written = Written()
+        for member in members:
+            self._write_checked(member.row, partial(_only, contents, member), written)
         return written
 
     def commit(self, temporary: TemporaryFile, row: SelectedEntry) -> Outcome:
@@ -277,7 +282,20 @@ class Builder:
         except (FileNotFoundError, NotADirectoryError):
             return
 
-    def _write_file(self, row: SelectedEntry, content: Sequence[bytes]) -> Outcome:
+    def _write_checked(
+        self, row: SelectedEntry, content: Callable[[], Sequence[bytes | memoryview]], written: Written
+    ) -> None:
+        try:
+            written.outcomes.append(self._write_file(row, content()))
+        except ContentError as error:
+            if error.damaged:
+                written.damaged.append((row, error))
+            else:
+                written.outcomes.append(failed(row, error.reason))
+        except OSError as error:
+            written.outcomes.append(self.outcome_of(row, error))
+
+    def _write_file(self, row: SelectedEntry, content: Sequence[bytes | memoryview]) -> Outcome:
         temporary = TemporaryFile(self.tree, row, self.token)
         try:
             offset = 0
@@ -349,6 +367,10 @@ class Builder:
                 remove_stale(temporary, parent)
                 raise
         return Outcome(row=row, state=State.DONE, linked=True)
+
+
+def _only(contents: SpanContents, member: Member) -> tuple[bytes | memoryview]:
+    return (contents.of(member),)
 
 
 def _same_inode(first: bytes, source: int, name: bytes, parent: int) -> bool:

@@ -1,36 +1,42 @@
-"""Where a content lies, how it is fetched, and how what came is checked."""
+"""Where a content lies, and how what came of it is checked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from asyncbackup.errors import FormatError, ObjectMissingError, ObjectRefusedError, StoreError
-from asyncbackup.format.envelope import Opener, sealed_size
+from asyncbackup.errors import FormatError
+from asyncbackup.format.envelope import sealed_size
+from asyncbackup.format.expand import MAX_FRAME_BYTES, Expander
 from asyncbackup.format.keys import extent_key
 from asyncbackup.restore.outcome import ContentError
 
 if TYPE_CHECKING:
-    from asyncbackup.model import Entry
-    from asyncbackup.repository.open import Repository
-    from asyncbackup.restore.summary import RestoreCounters
-
-_CONFINED_CODES = frozenset(
-    {"InvalidRange", "WrongRange", "InvalidObjectState", "EACCES", "EPERM", "EIO", "ELOOP"}
-)
-"""Errors of the store that are about one object, beside those with a class of their own."""
+    from asyncbackup.model import Entry, Extent
+    from asyncbackup.store.base import Buffer
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):
-    """The stored bytes of one content: a whole object, or ``length`` bytes of one from ``offset``."""
+    """One content: ``length`` bytes from ``offset`` of an object as stored or, ``in_pack``, of the
+    pack before sealing. They are opened if ``encrypted``, then expanded if ``compressed``; the
+    content is the ``size`` bytes from ``skip`` of the result."""
 
     key: str
     offset: int
     length: int
-    encrypted: bool
+    size: int
+    encrypted: bool = False
+    compressed: bool = False
+    in_pack: bool = False
+    skip: int = 0
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the stored bytes are the content, so that any range of them can be written at once."""
+        return not (self.encrypted or self.compressed or self.skip)
 
 
 def content_of(entry: Entry, section: str, *, can_open: bool) -> Content:
@@ -42,152 +48,126 @@ def content_of(entry: Entry, section: str, *, can_open: bool) -> Content:
     if extent.encrypted and not can_open:
         raise ContentError(f"its object {key!r} is encrypted, and the section is not")
     try:
-        expected = sealed_size(entry.size) if extent.encrypted else entry.size
+        _check(extent, key, entry.size)
     except ValueError as error:
         raise ContentError(f"its object {key!r}: {error}") from error
-    if extent.length != expected or extent.offset < 0:
-        raise ContentError(f"its object {key!r} is said to hold {extent.length} bytes, not {expected}")
-    return Content(key, extent.offset, extent.length, extent.encrypted)
+    return Content(
+        key,
+        extent.offset,
+        extent.length,
+        entry.size,
+        extent.encrypted,
+        bool(extent.compression),
+        extent.in_pack,
+        extent.skip,
+    )
 
 
-class Fetcher:
-    """Downloads contents of one section and counts what it receives."""
-
-    def __init__(self, repository: Repository, counters: RestoreCounters) -> None:
-        self._repository = repository
-        self._counters = counters
-
-    @property
-    def can_open(self) -> bool:
-        """Whether the repository's key is there."""
-        return self._repository.key is not None
-
-    def opener(self, content: Content) -> Opener | None:
-        """What decrypts the content, ``None`` where it is stored as it is."""
-        if not content.encrypted:
-            return None
-        key = self._repository.key
-        assert key is not None, "content_of has seen to it"
-        return Opener(
-            key,
-            repository=self._repository.repository_id,
-            section=self._repository.section,
-            object_key=content.key,
+def _check(extent: Extent, key: str, size: int) -> None:
+    in_pack, compressed = extent.in_pack, bool(extent.compression)
+    sealed_whole = extent.encrypted and not in_pack
+    expected = extent.length
+    if not compressed:
+        expected = sealed_size(extent.skip + size) if sealed_whole else size
+    contradiction = extent.length != expected or extent.offset < 0 or extent.length < 0 or extent.skip < 0
+    if contradiction or (sealed_whole and extent.offset):
+        raise ContentError(
+            f"its object {key!r} is said to hold {extent.length} bytes from {extent.offset}, not {expected}"
+        )
+    if not (compressed or sealed_whole) and extent.skip:
+        raise ContentError(f"its object {key!r}: its content is said to begin within itself")
+    if in_pack and compressed and extent.skip + size > MAX_FRAME_BYTES:
+        raise ContentError(
+            f"its object {key!r}: a frame is said to expand to more than {MAX_FRAME_BYTES} bytes"
         )
 
-    async def whole(self, content: Content) -> list[bytes]:
-        """All stored bytes of a content. Raises as :meth:`pour`."""
-        taken: list[bytes] = []
 
-        async def take(chunks: list[bytes]) -> None:
-            taken.extend(chunks)
+class Opening(Protocol):
+    """What opens stored bytes as they arrive: an ``Opener`` or a ``RangeStream``."""
 
-        await self.pour(content, take, window_bytes=content.length)
-        return taken
+    def feed(self, data: bytes) -> bytes: ...
 
-    async def pour(
-        self,
-        content: Content,
-        take: Callable[[list[bytes]], Awaitable[None]],
-        *,
-        window_bytes: int,
-        offset: int = 0,
-        length: int | None = None,
-    ) -> None:
-        """Give the stored bytes of a content (or ``length`` of them from ``offset``) to ``take``.
-
-        They come in order, in lists of about ``window_bytes``; nothing more is
-        received while ``take`` works. Never more than were asked for are kept.
-
-        Raises ``ContentError`` for what is confined to this object and
-        ``StoreError`` for everything else.
-        """
-        wanted = content.length - offset if length is None else length
-        whole = content.offset == 0 and wanted == content.length
-        store = self._repository.store
-        try:
-            # A whole object is read without a range: that shows how long it is.
-            async with (
-                store.open(content.key)
-                if whole
-                else store.open(content.key, offset=content.offset + offset, length=wanted)
-            ) as reader:
-                if whole and reader.info.size not in (-1, content.length):
-                    raise ContentError(
-                        f"its object {content.key!r} holds {reader.info.size} bytes, not {content.length}"
-                    )
-                received = pending = 0
-                chunks: list[bytes] = []
-                async for chunk in reader:
-                    received += len(chunk)
-                    pending += len(chunk)
-                    self._counters.bytes_downloaded += len(chunk)
-                    if received > wanted:
-                        raise ContentError(f"its object {content.key!r} holds more than {wanted} bytes")
-                    chunks.append(chunk)
-                    if pending >= window_bytes:
-                        await take(chunks)
-                        chunks, pending = [], 0
-                if received != wanted:
-                    raise ContentError(f"its object {content.key!r} ends after {received} of {wanted} bytes")
-                if chunks:
-                    await take(chunks)
-        except StoreError as error:
-            confined = isinstance(error, ObjectMissingError | ObjectRefusedError)
-            if confined or error.code in _CONFINED_CODES:
-                raise ContentError(f"its object {content.key!r}: {error.reason}") from error
-            raise
+    def finish(self) -> bytes: ...
 
 
 class Checker:
-    """Turns stored bytes into content and checks it: decryption, size, SHA-256. Used in threads.
+    """Turns stored bytes into content and checks it: decryption, expansion, size, SHA-256. Used in threads.
 
     Every byte that ``feed`` gives is authentic where the object is encrypted;
-    that they are all and the right ones only ``finish`` tells.
+    that they are all and the right ones only ``finish`` tells, once all that it
+    gives was taken. Pieces are made one by one, so whatever a few bytes expand
+    to, one piece at a time is in memory. Use up each iterator before the next call.
     """
 
-    def __init__(self, entry: Entry, key: str, opener: Opener | None) -> None:
-        self._entry = entry
-        self._key = key
-        self._opener = opener
+    def __init__(self, content: Content, sha256: bytes, opening: Opening | None) -> None:
+        self._content = content
+        self._sha256 = sha256
+        self._opening = opening
+        self._expander = Expander(name=content.key) if content.compressed else None
         self._digest = hashlib.sha256()
+        self._skip = content.skip
         self._size = 0
 
-    def feed(self, stored: bytes) -> bytes:
+    def feed(self, stored: bytes) -> Iterator[bytes]:
         """The content that ``stored`` completes. Raises ``ContentError``."""
-        if self._opener is None:
-            return self._checked(stored)
         try:
-            return self._checked(self._opener.feed(stored))
+            yield from self._taken(stored if self._opening is None else self._opening.feed(stored))
         except FormatError as error:
             raise ContentError(str(error), damaged=True) from error
 
-    def finish(self) -> bytes:
+    def finish(self) -> Iterator[bytes]:
         """The last of the content. Raises ``ContentError`` unless all of it is what was saved."""
-        rest = b""
-        if self._opener is not None:
+        if self._opening is not None:
             try:
-                rest = self._checked(self._opener.finish())
+                yield from self._taken(self._opening.finish())
             except FormatError as error:
                 raise ContentError(str(error), damaged=True) from error
-        if self._size != self._entry.size:
+        if self._size != self._content.size:
             raise ContentError(
-                f"its object {self._key!r} holds {self._size} bytes of content, not {self._entry.size}",
+                f"its object {self._content.key!r} holds {self._size} bytes of content, "
+                f"not {self._content.size}",
                 damaged=True,
             )
-        self.check_digest(self._digest.digest())
-        return rest
+        check_digest(self._content, self._sha256, self._digest.digest())
 
-    def check_digest(self, digest: bytes) -> None:
-        """Raises ``ContentError`` unless ``digest`` is what the snapshot says (or it says nothing)."""
-        if self._entry.sha256 and digest != self._entry.sha256:
-            raise ContentError(
-                f"its object {self._key!r} is damaged: the SHA-256 differs from the snapshot's", damaged=True
-            )
+    def _taken(self, opened: bytes) -> Iterator[bytes]:
+        content = self._content
+        if self._expander is None:
+            if piece := self._after_skip(opened):
+                if self._size + len(piece) > content.size:
+                    raise ContentError(f"its object {content.key!r} holds more than {content.size} bytes")
+                yield self._counted(piece)
+            return
+        if self._size == content.size:
+            return  # what follows is not asked for, and not expanded
+        for expanded in self._expander.feed(opened):
+            if piece := self._after_skip(expanded)[: content.size - self._size]:
+                yield self._counted(piece)
+                if self._size == content.size:
+                    return
 
-    def _checked(self, content: bytes) -> bytes:
-        self._size += len(content)
-        if self._size > self._entry.size:
-            raise ContentError(f"its object {self._key!r} holds more than {self._entry.size} bytes")
-        self._digest.update(content)
-        return content
+    def _after_skip(self, piece: bytes) -> bytes:
+        if not self._skip:
+            return piece
+        dropped = min(self._skip, len(piece))
+        self._skip -= dropped
+        return piece[dropped:]
+
+    def _counted(self, piece: bytes) -> bytes:
+        self._size += len(piece)
+        self._digest.update(piece)
+        return piece
+
+
+def check_content(content: Content, sha256: bytes, found: Buffer) -> None:
+    """Raises ``ContentError`` unless a whole content has the digest that the snapshot says, if any."""
+    if sha256:
+        check_digest(content, sha256, hashlib.sha256(found).digest())
+
+
+def check_digest(content: Content, sha256: bytes, digest: bytes) -> None:
+    """Raises ``ContentError`` unless ``digest`` is what the snapshot says (or it says nothing)."""
+    if sha256 and digest != sha256:
+        raise ContentError(
+            f"its object {content.key!r} is damaged: the SHA-256 differs from the snapshot's", damaged=True
+        )

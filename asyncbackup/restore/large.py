@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.groups import single_error
-from asyncbackup.restore.content import Checker, Content, Fetcher
+from asyncbackup.restore.content import Checker, Content, check_digest
+from asyncbackup.restore.fetcher import ATTEMPTS, Fetcher, Source
 from asyncbackup.restore.hops import hop
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.temporary import READ_BYTES, TemporaryFile
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 16
 """Large files written at the same time: what keeps descriptors bounded at any concurrency."""
-
-ATTEMPTS = 2
-"""Downloads of a content that comes differently from what was saved: a bit may have flipped on the way."""
 
 
 class LargeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,15 +96,16 @@ class LargeFiles:
         return created[0]
 
     async def _fill(self, row: SelectedEntry, content: Content, temporary: TemporaryFile) -> None:
-        ranged = not content.encrypted and content.length >= self._settings.ranged_from_bytes
+        ranged = content.as_stored and content.length >= self._settings.ranged_from_bytes
         for attempt in range(1, ATTEMPTS + 1):
             progress = _Progress(self._counters)
             try:
+                source = await self._fetcher.source(content)
                 if ranged:
                     with single_error():
-                        await self._fill_in_ranges(row, content, temporary, progress)
+                        await self._fill_in_ranges(row, content, source, temporary, progress)
                 else:
-                    await self._fill_in_order(row, content, temporary, progress)
+                    await self._fill_in_order(row, content, source, temporary, progress)
             except ContentError as error:
                 if not error.damaged or attempt == ATTEMPTS:
                     raise
@@ -115,37 +114,47 @@ class LargeFiles:
                 return
             finally:
                 # From here on the file counts as a whole, or begins again.
-                self._counters.bytes_done -= progress.received_bytes
+                self._counters.bytes_done -= progress.written_bytes
 
     async def _fill_in_order(
-        self, row: SelectedEntry, content: Content, temporary: TemporaryFile, progress: _Progress
+        self,
+        row: SelectedEntry,
+        content: Content,
+        source: Source,
+        temporary: TemporaryFile,
+        progress: _Progress,
     ) -> None:
-        checker = Checker(row.entry, content.key, self._fetcher.opener(content))
+        checker = Checker(content, row.entry.sha256, source.opening)
         position = 0
 
-        def write(chunks: list[bytes]) -> None:
+        def write(pieces: Iterator[bytes]) -> int:
             nonlocal position
-            for chunk in chunks:
-                plain = checker.feed(chunk)
-                temporary.write(position, plain)
-                position += len(plain)
+            begin = position
+            for piece in pieces:
+                temporary.write(position, piece)
+                position += len(piece)
+            return position - begin
 
-        def finish() -> None:
-            temporary.write(position, checker.finish())
+        def write_all(chunks: list[bytes]) -> int:
+            return sum(write(checker.feed(chunk)) for chunk in chunks)
 
         async def take(chunks: list[bytes]) -> None:
-            await hop(self._gate, write, chunks)
-            progress.add(chunks)
+            progress.add(await hop(self._gate, write_all, chunks))
 
         leased = await self._budget.acquire(self._settings.window_bytes)
         try:
-            await self._fetcher.pour(content, take, window_bytes=leased)
-            await hop(self._gate, finish)
+            await self._fetcher.pour(source, take, window_bytes=leased)
+            progress.add(await hop(self._gate, write, checker.finish()))
         finally:
             self._budget.release(leased)
 
     async def _fill_in_ranges(
-        self, row: SelectedEntry, content: Content, temporary: TemporaryFile, progress: _Progress
+        self,
+        row: SelectedEntry,
+        content: Content,
+        source: Source,
+        temporary: TemporaryFile,
+        progress: _Progress,
     ) -> None:
         """Ranges at the same time; what arrived without a gap is read back and hashed meanwhile."""
         settings = self._settings
@@ -157,7 +166,7 @@ class LargeFiles:
 
         async def fetch_ranges(offsets: Iterator[int]) -> None:
             for offset in offsets:
-                await self._fetch_range(content, offset, temporary, progress)
+                await self._fetch_range(source, offset, temporary, progress)
                 async with change:
                     arrived.add(offset)
                     change.notify_all()
@@ -171,7 +180,7 @@ class LargeFiles:
                     arrived.remove(offset)
                 end = min(offset + settings.range_bytes, content.length)
                 await hop(self._gate, _hash_range, digest, temporary, offset, end)
-            Checker(row.entry, content.key, None).check_digest(digest.digest())
+            check_digest(content, row.entry.sha256, digest.digest())
 
         async with asyncio.TaskGroup() as group:
             group.create_task(hash_in_order())
@@ -179,10 +188,10 @@ class LargeFiles:
                 group.create_task(fetch_ranges(offsets))
 
     async def _fetch_range(
-        self, content: Content, offset: int, temporary: TemporaryFile, progress: _Progress
+        self, source: Source, offset: int, temporary: TemporaryFile, progress: _Progress
     ) -> None:
         position = offset
-        length = min(self._settings.range_bytes, content.length - offset)
+        length = min(self._settings.range_bytes, source.length - offset)
 
         def write(chunks: list[bytes]) -> None:
             nonlocal position
@@ -192,27 +201,26 @@ class LargeFiles:
 
         async def take(chunks: list[bytes]) -> None:
             await hop(self._gate, write, chunks)
-            progress.add(chunks)
+            progress.add(sum(map(len, chunks)))
 
         leased = await self._budget.acquire(self._settings.window_bytes)
         try:
-            await self._fetcher.pour(content, take, window_bytes=leased, offset=offset, length=length)
+            await self._fetcher.pour(source, take, window_bytes=leased, offset=offset, length=length)
         finally:
             self._budget.release(leased)
 
 
 class _Progress:
-    """What one attempt has received, also in the live figures while it is under way."""
+    """The content that one attempt has written, also in the live figures while it is under way."""
 
-    __slots__ = ("_counters", "received_bytes")
+    __slots__ = ("_counters", "written_bytes")
 
     def __init__(self, counters: RestoreCounters) -> None:
-        self.received_bytes = 0
+        self.written_bytes = 0
         self._counters = counters
 
-    def add(self, chunks: list[bytes]) -> None:
-        count = sum(map(len, chunks))
-        self.received_bytes += count
+    def add(self, count: int) -> None:
+        self.written_bytes += count
         self._counters.bytes_done += count
 
 

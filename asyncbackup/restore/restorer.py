@@ -1,8 +1,9 @@
 """The passes of a restore over its stored selection.
 
-1. In the manifest's order: folders are made, symlinks made, files downloaded.
-2. Further names of files are linked to the first one.
-3. In reverse order, so deepest first: folders get their metadata.
+1. In the manifest's order: folders are made, symlinks made, files with objects of their own downloaded.
+2. In the order in which they lie in packs: all other files, many to a request.
+3. Further names of files are linked to the first one.
+4. In reverse order, so deepest first: folders get their metadata.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from asyncbackup.restore.hops import hop
 from asyncbackup.restore.metadata import Note
 from asyncbackup.restore.outcome import Outcome
 from asyncbackup.restore.overwrite import Overwrite
+from asyncbackup.restore.spans import Job, SpanPlanner, spans_of
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import Selection
@@ -40,6 +42,10 @@ class Restorer:
         gate: ThreadGate,
         tally: Tally,
         stop: StopRequest,
+        *,
+        section: str,
+        can_open: bool,
+        span_bytes: int,
     ) -> None:
         self._selection = selection
         self._builder = builder
@@ -47,10 +53,13 @@ class Restorer:
         self._gate = gate
         self._tally = tally
         self._stop = stop
+        self._section = section
+        self._can_open = can_open
+        self._span_bytes = span_bytes
 
     async def run(self) -> None:
         """All passes. Raises ``Interrupted`` and whatever ends a restore as a whole."""
-        async with aclosing(self._first_pass()) as pages:
+        async with aclosing(self._jobs()) as pages:
             await self._transfer.run(pages)
         self._check_stop()
         # From here on the selection's own states are read.
@@ -67,23 +76,37 @@ class Restorer:
         if self._stopping():
             raise Interrupted("interrupted; restore again with the same arguments, and it goes on from here")
 
-    async def _first_pass(self) -> AsyncGenerator[Sequence[SelectedEntry], None]:
-        """Pages of files to download; everything else of the page is in place by then."""
+    async def _jobs(self) -> AsyncGenerator[Sequence[Job], None]:
+        """Pages of what is to download; everything else of the page is in place by then."""
         roles = (Role.FOLDER, Role.FILE, Role.SYMLINK)
-        async with aclosing(self._selection.pages(roles)) as pages:
+        async with aclosing(self._selection.pages(roles, packed=False)) as pages:
             async for page in pages:
                 if self._stopping():
                     return
-                rows = await self._leave_folders(page)
-                prepared = await self._prepare(rows)
-                for row in prepared.unsure:
-                    if self._stopping():
-                        return
-                    if await hop(self._gate, self._builder.content_in_place, row):
-                        await self._tally.add([Outcome(row=row, state=State.DONE, resumed=True)])
-                    else:
-                        prepared.files.append(row)
-                yield prepared.files
+                yield await self._to_download(await self._leave_folders(page))
+        planner = SpanPlanner(self._section, can_open=self._can_open, span_bytes=self._span_bytes)
+        async with aclosing(self._selection.packed_pages()) as pages:
+            async for page in pages:
+                if self._stopping():
+                    return
+                yield planner.add(await self._to_download(page))
+        yield planner.finish()
+
+    async def _to_download(self, rows: Sequence[SelectedEntry]) -> list[SelectedEntry]:
+        """The files among the rows that have to be downloaded; the rest is in place."""
+        prepared = await self._prepare(rows)
+        unsure: set[int] = set()
+        for row in prepared.unsure:
+            if self._stopping():
+                return []
+            if await hop(self._gate, self._builder.content_in_place, row):
+                await self._tally.add([Outcome(row=row, state=State.DONE, resumed=True)])
+            else:
+                unsure.add(row.id)
+        if not unsure:
+            return prepared.files
+        wanted = unsure.union(row.id for row in prepared.files)
+        return [row for row in rows if row.id in wanted]
 
     async def _prepare(self, rows: Sequence[SelectedEntry]) -> Prepared:
         prepared = await hop(self._gate, self._builder.prepare, rows)
@@ -144,8 +167,12 @@ class Restorer:
             return
         prepared = await self._prepare(rows)
 
-        async def page() -> AsyncIterator[Sequence[SelectedEntry]]:
-            yield prepared.files
+        packed = [row for row in prepared.files if _is_packed(row)]
+        spans, singles = spans_of(packed, self._section, can_open=self._can_open, span_bytes=self._span_bytes)
+
+        async def page() -> AsyncIterator[Sequence[Job]]:
+            yield [row for row in prepared.files if not _is_packed(row)]
+            yield [*spans, *singles]
 
         await self._transfer.run(page())
         self._check_stop()
@@ -160,3 +187,7 @@ class Restorer:
 
 def _is_left(row: SelectedEntry) -> bool:
     return row.role is Role.FOLDER and row.state is State.SKIPPED
+
+
+def _is_packed(row: SelectedEntry) -> bool:
+    return row.entry.extent is not None and row.entry.extent.in_pack

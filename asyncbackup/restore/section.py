@@ -23,15 +23,17 @@ from asyncbackup.format.escape import escape_path
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import resolve_snapshot
 from asyncbackup.restore.builder import Builder
-from asyncbackup.restore.content import Fetcher
+from asyncbackup.restore.fetcher import Fetcher
 from asyncbackup.restore.filter import EntryFilter
 from asyncbackup.restore.forecast import forecast
 from asyncbackup.restore.hops import hop
 from asyncbackup.restore.large import LargeFiles, LargeSettings
 from asyncbackup.restore.metadata import Privileges
 from asyncbackup.restore.overwrite import Overwrite
+from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.selecting import select
+from asyncbackup.restore.spans import SPAN_BYTES
 from asyncbackup.restore.summary import RestoreCounters, RestoreSummary
 from asyncbackup.restore.tally import Tally
 from asyncbackup.restore.transfer import Transfer
@@ -215,6 +217,7 @@ async def _restore(
             builder,
             fetcher,
             large,
+            PackedFiles(builder, fetcher, gate, budget),
             gate,
             budget,
             tally,
@@ -223,7 +226,17 @@ async def _restore(
             workers=min(concurrency, MAX_WORKERS),
         )
         try:
-            await Restorer(resources.selection, builder, transfer, gate, tally, stop).run()
+            await Restorer(
+                resources.selection,
+                builder,
+                transfer,
+                gate,
+                tally,
+                stop,
+                section=request.section.name,
+                can_open=fetcher.can_open,
+                span_bytes=max(1, min(SPAN_BYTES, budget.limit_bytes // 8)),
+            ).run()
         except BaseException:
             # What is done stays done, whatever ended the rest.
             await run_shielded(tally.flush(), what="noting how far the restore came")

@@ -61,7 +61,7 @@ class TemporaryFile:
             raise
         self._open = True
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytes | memoryview) -> None:
         """Write ``content`` at ``offset``; of a sparse file, blocks of zeros become holes."""
         if self._entry.sparse:
             self._write_sparse(offset, content)
@@ -122,7 +122,7 @@ class TemporaryFile:
             while written < len(rest):
                 written += os.pwrite(self._descriptor, rest[written:], offset + written)
 
-    def _write_sparse(self, offset: int, content: bytes) -> None:
+    def _write_sparse(self, offset: int, content: bytes | memoryview) -> None:
         view = memoryview(content)
         begin = position = 0
         while position < len(content):

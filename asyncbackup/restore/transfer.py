@@ -1,7 +1,8 @@
 """From rows to files: workers download, writers put small files in place a batch a thread hop.
 
-    rows ──jobs──▶ workers (one request each) ──fetched──▶ writers (threads) ──▶ tally
-                       └── large files: streamed by the worker itself ─────────────▲
+    jobs ───▶ workers (one request each) ──fetched──▶ writers (threads) ──▶ tally
+                  ├── large files: streamed by the worker itself ─────────────▲
+                  └── spans of packs: one request, one hop ───────────────────┘
 
 A worker takes bytes of the budget before it downloads; the writer gives them
 back. Writers wait for nobody but threads, so the two channels cannot deadlock.
@@ -13,19 +14,22 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.restore.builder import Builder, FetchedFile
-from asyncbackup.restore.content import Checker, Content, Fetcher, content_of
+from asyncbackup.restore.content import Checker, Content, content_of
 from asyncbackup.restore.hops import hop
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
+from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import SelectedEntry
-    from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.restore.fetcher import Fetcher
     from asyncbackup.restore.large import LargeFiles
+    from asyncbackup.restore.packed import PackedFiles
     from asyncbackup.restore.tally import Tally
 
 WRITERS = 2
@@ -33,6 +37,8 @@ WRITE_BATCH_FILES = 64
 """Small files written in one thread hop at most: a hop costs as much as writing one or two."""
 SMALL_LIMIT_BYTES = 1024 * 1024
 """Larger files are streamed: their content is never whole in memory."""
+SPAN_ROWS_AT_ONCE = 4 * SPAN_ROWS_MOST
+"""Rows of spans that wait or are under way: about 1 KB each."""
 
 
 class Transfer:
@@ -43,6 +49,7 @@ class Transfer:
         builder: Builder,
         fetcher: Fetcher,
         large: LargeFiles,
+        packed: PackedFiles,
         gate: ThreadGate,
         budget: ByteBudget,
         tally: Tally,
@@ -55,6 +62,7 @@ class Transfer:
         self._builder = builder
         self._fetcher = fetcher
         self._large = large
+        self._packed = packed
         self._gate = gate
         self._budget = budget
         self._tally = tally
@@ -62,47 +70,57 @@ class Transfer:
         self._section = section
         self._workers = workers
 
-    async def run(self, pages: AsyncIterator[Sequence[SelectedEntry]]) -> None:
-        """Restore the files of all pages; begins nothing new once a stop is requested.
+    async def run(self, pages: AsyncIterator[Sequence[Job]]) -> None:
+        """Restore the files of all jobs; begins nothing new once a stop is requested.
 
         Raises the first error that ends a restore.
         """
-        jobs_in: Sender[SelectedEntry]
+        jobs_in: Sender[Job]
         jobs_in, jobs_out = open_channel("files to fetch", 2 * self._workers)
         fetched_in: Sender[FetchedFile]
         fetched_in, fetched_out = open_channel("files to write", WRITE_BATCH_FILES)
         with single_error():
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._feed(pages, jobs_in))
+                rows = ByteBudget(SPAN_ROWS_AT_ONCE)
+                group.create_task(self._feed(pages, jobs_in, rows))
                 with jobs_out, fetched_in:
                     for _ in range(self._workers):
-                        group.create_task(self._work(jobs_out.clone(), fetched_in.clone()))
+                        group.create_task(self._work(jobs_out.clone(), fetched_in.clone(), rows))
                 with fetched_out:
                     for _ in range(WRITERS):
                         group.create_task(self._write(fetched_out.clone()))
 
-    async def _feed(self, pages: AsyncIterator[Sequence[SelectedEntry]], jobs: Sender[SelectedEntry]) -> None:
+    async def _feed(self, pages: AsyncIterator[Sequence[Job]], jobs: Sender[Job], rows: ByteBudget) -> None:
         with jobs:
             async for page in pages:
-                for row in page:
+                for job in page:
                     if self._stop.requested:
                         return
-                    await jobs.send(row)
+                    if isinstance(job, Span):
+                        await rows.acquire(len(job.members))
+                    await jobs.send(job)
 
-    async def _work(self, jobs: Receiver[SelectedEntry], fetched: Sender[FetchedFile]) -> None:
+    async def _work(self, jobs: Receiver[Job], fetched: Sender[FetchedFile], rows: ByteBudget) -> None:
         with jobs, fetched:
-            async for row in jobs:
-                if self._stop.requested:
-                    continue  # taken out, so that nobody waits for room
-                self._tally.counters.current_path = row.entry.path
-                try:
-                    content = content_of(row.entry, self._section, can_open=self._fetcher.can_open)
-                    if content.length > self.small_limit_bytes:
-                        await self._tally.add([await self._large.restore(row, content)])
-                    else:
-                        await self._fetch(row, content, fetched)
-                except ContentError as error:
-                    await self._tally.add([failed(row, error.reason)])
+            async for job in jobs:
+                if isinstance(job, Span):
+                    if not self._stop.requested:
+                        self._tally.counters.current_path = job.members[0].row.entry.path
+                        await self._tally.add(await self._packed.restore(job))
+                    rows.release(len(job.members))
+                elif not self._stop.requested:  # all are taken out, so that nobody waits for room
+                    await self._restore(job, fetched)
+
+    async def _restore(self, row: SelectedEntry, fetched: Sender[FetchedFile]) -> None:
+        self._tally.counters.current_path = row.entry.path
+        try:
+            content = content_of(row.entry, self._section, can_open=self._fetcher.can_open)
+            if content.in_pack or max(content.length, content.size) > self.small_limit_bytes:
+                await self._tally.add([await self._large.restore(row, content)])
+            else:
+                await self._fetch(row, content, fetched)
+        except ContentError as error:
+            await self._tally.add([failed(row, error.reason)])
 
     async def _fetch(self, row: SelectedEntry, content: Content, fetched: Sender[FetchedFile]) -> None:
         leased = await self._budget.acquire(content.length)
@@ -114,9 +132,9 @@ class Transfer:
             raise
 
     async def _download(self, row: SelectedEntry, content: Content) -> FetchedFile:
-        stored = await self._fetcher.whole(content)
-        checker = Checker(row.entry, content.key, self._fetcher.opener(content))
-        return FetchedFile(row, content, stored, checker)
+        source = await self._fetcher.source(content)
+        stored = await self._fetcher.all_of(source)
+        return FetchedFile(row, content, stored, Checker(content, row.entry.sha256, source.opening))
 
     async def _write(self, fetched: Receiver[FetchedFile]) -> None:
         with fetched:

@@ -99,6 +99,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``False``, ``put`` of such a key is a success that writes nothing."""
     server_side_copy: bool = True
     conditional_writes: bool = False
+    part_copy: bool = True
+    """``copy_part`` works. A store that finds out otherwise says ``False`` from then on."""
 
 
 class ObjectReader(Protocol):
@@ -174,6 +176,18 @@ class Store(Protocol):
         self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes
     ) -> PartReceipt:
         """Send one part, numbered from 1. A part sent again replaces the earlier one."""
+
+    async def copy_part(
+        self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
+    ) -> PartReceipt:
+        """Make one part out of ``length`` bytes from ``offset`` of the object ``source``, inside the store.
+
+        The receipt's ``sha256`` is that of the bytes that were copied where the
+        store tells it, else ``b""``. Raises ``UnsupportedError`` where the store
+        cannot (the upload is then as it was), ``ObjectMissingError`` where the
+        source or the upload is gone, and ``StoreError`` for a range that ends
+        after the source, where the store looks.
+        """
 
     async def list_parts(self, key: str, upload_id: UploadId) -> PartList:
         """The parts that the store holds. Raises ``ObjectMissingError`` for an unknown upload."""

@@ -186,6 +186,16 @@ class LocalStore:
 
         return await self._run_abandonable("UploadPart", write)
 
+    async def copy_part(
+        self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
+    ) -> PartReceipt:
+        """As promised; the bytes are read once, so that the receipt tells the digest of what was copied."""
+
+        def write(abandoned: threading.Event) -> PartReceipt:
+            return self._uploads.copy_part(source, key, upload_id, number, offset, length, abandoned)
+
+        return await self._run_abandonable("UploadPartCopy", write)
+
     async def list_parts(self, key: str, upload_id: UploadId) -> PartList:
         return await self._run("ListParts", self._uploads.list_parts, key, upload_id)
 

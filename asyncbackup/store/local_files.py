@@ -312,17 +312,17 @@ def write_buffers(
             left[0] = left[0][written:]
 
 
-def copy_file(source: int, target: int, size: int) -> None:
-    """Append ``size`` bytes of one open file to another, inside the kernel where it can.
+def copy_file(source: int, target: int, size: int, *, offset: int = 0) -> None:
+    """Append ``size`` bytes of one open file, from ``offset`` on, to another, inside the kernel where it can.
 
     Raises ``StoreError`` if the source has fewer.
     """
-    offset = 0
-    while offset < size:
-        moved = _copy_some(source, target, offset, size - offset)
+    done = 0
+    while done < size:
+        moved = _copy_some(source, target, offset + done, size - done)
         if not moved:
-            raise StoreError("CopyObject", "", f"the file ended after {offset} of {size} bytes", code="Short")
-        offset += moved
+            raise StoreError("CopyObject", "", f"the file ended after {done} of {size} bytes", code="Short")
+        done += moved
 
 
 def _copy_some(source: int, target: int, offset: int, count: int) -> int:

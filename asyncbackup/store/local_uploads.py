@@ -6,12 +6,13 @@ removed after it, so a crash at any moment leaves either nothing or an upload th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -21,7 +22,7 @@ from asyncbackup.store.base import Body, PartList, PartReceipt, PutResult, Uploa
 from asyncbackup.store.body import body_size, pieces_of
 from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.local_errors import translated
-from asyncbackup.store.local_files import COPY_BYTES, LocalFiles, copy_file, write_buffers
+from asyncbackup.store.local_files import COPY_BYTES, Abandoned, LocalFiles, copy_file, write_buffers
 from asyncbackup.store.local_keys import UPLOADS_FOLDER, is_temporary, path_of_key
 
 TEMPORARY_UPLOAD = UploadId("temporary")
@@ -48,9 +49,8 @@ class LocalUploads:
         path_of_key("CreateMultipartUpload", key)
         upload_id = UploadId(secrets.token_hex(16))
         upload = _Upload(key, dict(metadata), time.time_ns())
-        self._write(
-            "CreateMultipartUpload", key, _document(upload_id), [memoryview(msgspec.json.encode(upload))]
-        )
+        document = [memoryview(msgspec.json.encode(upload))]
+        self._write("CreateMultipartUpload", key, _document(upload_id), lambda d: write_buffers(d, document))
         return upload_id
 
     def write_part(
@@ -63,20 +63,70 @@ class LocalUploads:
         abandoned: threading.Event,
     ) -> PartReceipt:
         """Keep one part, replacing an earlier one of its number."""
-        self._read(key, upload_id, "UploadPart")
-        folder, name = _folder(upload_id), f"{number:05d}-{sha256.hex()}".encode()
         pieces = list(pieces_of(body, COPY_BYTES))
+        receipt = _receipt(number, body_size(body), sha256)
+        self._keep_part(
+            "UploadPart",
+            key,
+            upload_id,
+            receipt,
+            lambda part: write_buffers(part, pieces, abandoned),
+            abandoned,
+        )
+        return receipt
+
+    def copy_part(
+        self,
+        source: str,
+        key: str,
+        upload_id: UploadId,
+        number: int,
+        offset: int,
+        length: int,
+        abandoned: threading.Event,
+    ) -> PartReceipt:
+        """Keep a range of an object as one part."""
+        descriptor, info = self._files.open("UploadPartCopy", source)
         try:
-            self._write("UploadPart", key, folder + b"/" + name, pieces, abandoned)
+            if not 0 < length <= info.size - offset:
+                reason = f"bytes up to {offset + length} of {source!r} were asked for, it has {info.size}"
+                raise StoreError("UploadPartCopy", key, reason, code="InvalidRange")
+            with translated("UploadPartCopy", source):
+                sha256 = _digest(descriptor, offset, length, abandoned)
+            receipt = _receipt(number, length, sha256)
+            self._keep_part(
+                "UploadPartCopy",
+                key,
+                upload_id,
+                receipt,
+                lambda part: copy_file(descriptor, part, length, offset=offset),
+                abandoned,
+            )
+            return receipt
+        finally:
+            os.close(descriptor)
+
+    def _keep_part(
+        self,
+        operation: str,
+        key: str,
+        upload_id: UploadId,
+        receipt: PartReceipt,
+        fill: Callable[[int], None],
+        abandoned: threading.Event,
+    ) -> None:
+        self._read(key, upload_id, operation)
+        folder, name = _folder(upload_id), receipt.etag.encode()
+        try:
+            self._write(operation, key, folder + b"/" + name, fill, abandoned)
         finally:
             # Aborted meanwhile: the part must not bring its folder back.
             if not self._exists(upload_id):
                 self._remove(upload_id)
-        for other, entry in self._parts(key, upload_id, "UploadPart"):
-            if other.number == number and entry != name:
+        for other, entry in self._parts(key, upload_id, operation):
+            if other.number == receipt.number and entry != name:
                 with suppress(FileNotFoundError):
                     self._folders.unlink(folder + b"/" + entry)
-        return PartReceipt(number=number, size=body_size(body), etag=name.decode(), sha256=sha256)
 
     def list_parts(self, key: str, upload_id: UploadId) -> PartList:
         """The parts that were kept, by number."""
@@ -207,18 +257,10 @@ class LocalUploads:
         operation: str,
         key: str,
         path: bytes,
-        pieces: Sequence[memoryview],
+        fill: Callable[[int], None],
         abandoned: threading.Event | None = None,
     ) -> None:
-        self._files.publish_at(
-            operation,
-            key,
-            path,
-            lambda descriptor: write_buffers(descriptor, pieces, abandoned),
-            metadata={},
-            checksum="",
-            abandoned=abandoned,
-        )
+        self._files.publish_at(operation, key, path, fill, metadata={}, checksum="", abandoned=abandoned)
 
     def _remove(self, upload_id: UploadId) -> None:
         """Remove the parts, then the upload, then the folder of all uploads if it was the last."""
@@ -240,3 +282,22 @@ def _folder(upload_id: UploadId) -> bytes:
 
 def _document(upload_id: UploadId) -> bytes:
     return _folder(upload_id) + b".json"
+
+
+def _receipt(number: int, size: int, sha256: bytes) -> PartReceipt:
+    """A part's receipt; its ETag is the name of its file."""
+    return PartReceipt(number=number, size=size, etag=f"{number:05d}-{sha256.hex()}", sha256=sha256)
+
+
+def _digest(descriptor: int, offset: int, length: int, abandoned: threading.Event) -> bytes:
+    """The SHA-256 of a range. Raises ``Abandoned`` between reads."""
+    digest, end = hashlib.sha256(), offset + length
+    while offset < end:
+        if abandoned.is_set():
+            raise Abandoned
+        chunk = os.pread(descriptor, min(COPY_BYTES, end - offset), offset)
+        if not chunk:
+            raise StoreError("UploadPartCopy", "", f"the file ended {end - offset} bytes early", code="Short")
+        digest.update(chunk)
+        offset += len(chunk)
+    return digest.digest()

@@ -98,6 +98,7 @@ class S3Store:
         return Capabilities(
             keeps_checksums=self._objects.keeps_checksums,
             keeps_folders=self._objects.keeps_folders is not False,
+            part_copy=self._uploads.copies_parts is not False,
         )
 
     @property
@@ -213,6 +214,11 @@ class S3Store:
             )
 
         return await self._requests.run("UploadPart", key, send, size=body_size(body))
+
+    async def copy_part(
+        self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
+    ) -> PartReceipt:
+        return await self._uploads.copy_part(source, key, upload_id, number, offset=offset, length=length)
 
     async def list_parts(self, key: str, upload_id: UploadId) -> PartList:
         return await self._uploads.list_parts(key, upload_id)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asyncbackup.errors import ObjectMissingError, StoreError
+from asyncbackup.errors import ObjectMissingError, StoreError, UnsupportedError
+from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.store.base import ObjectInfo, PartReceipt, PutResult, UploadId
 from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
+from asyncbackup.store.s3_location import is_aws
 from asyncbackup.store.s3_transport import check_write
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 COMPLETE_PATIENCE = 5.0
 """Completing thousands of parts takes an endpoint minutes."""
+COPY_PATIENCE = 5.0
+"""A part of up to 5 GiB is copied before the answer is complete."""
 
 _CHECKSUM_OPTIONS: tuple[dict[str, str], ...] = (
     {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"},
@@ -48,6 +53,9 @@ class S3Uploads:
         """Index of the checksum options that this endpoint was last seen to accept."""
         self._plain: set[str] = set()
         """Uploads that were begun without checksums. (A ListParts without them proves nothing.)"""
+        self.copies_parts = True if is_aws(bucket.client.meta.endpoint_url) else None
+        """Whether parts can be copied from other objects; ``None`` until somebody asked."""
+        self._trying_to_copy = asyncio.Lock()
 
     async def create(self, key: str, metadata: Mapping[str, str]) -> UploadId:
         """Begin an upload, with checksums where the endpoint takes them."""
@@ -83,6 +91,61 @@ class S3Uploads:
             return answer
 
         return await self._requests.run("CreateMultipartUpload", key, send)
+
+    async def copy_part(
+        self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
+    ) -> PartReceipt:
+        """Make one part out of a range of an object of the bucket.
+
+        The first time it is tried on an upload of its own: an endpoint that knows no such request
+        takes it for a part of no bytes, and may refuse to have that replaced.
+        """
+        async with self._trying_to_copy:
+            if self.copies_parts is None:
+                self.copies_parts = await self._can_copy_parts(source, key, offset=offset)
+        if not self.copies_parts:
+            reason = "the endpoint makes no parts out of ranges of objects"
+            raise UnsupportedError("UploadPartCopy", key, reason, code="NotImplemented")
+        return await self._copy_part(source, key, upload_id, number, offset=offset, length=length)
+
+    async def _can_copy_parts(self, source: str, key: str, *, offset: int) -> bool:
+        """Whether one byte becomes a part of one byte: some ignore the range."""
+        upload_id = await self.create(key, {})
+        try:
+            await self._copy_part(source, key, upload_id, 1, offset=offset, length=1)
+            return [part.size for part in await self.list_parts(key, upload_id)] == [1]
+        except UnsupportedError:
+            return False
+        finally:
+            await run_shielded(self.abort(key, upload_id), what=f"aborting a trial upload of {key!r}")
+
+    async def _copy_part(
+        self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
+    ) -> PartReceipt:
+        async def send(_: Deadline) -> Mapping[str, Any]:
+            with translated(self._bucket.target("UploadPartCopy", key)):
+                answer: Mapping[str, Any] = await self._bucket.client.upload_part_copy(
+                    Bucket=self._bucket.name,
+                    Key=self._bucket.full(key),
+                    UploadId=upload_id,
+                    PartNumber=number,
+                    CopySource={"Bucket": self._bucket.name, "Key": self._bucket.full(source)},
+                    CopySourceRange=f"bytes={offset}-{offset + length - 1}",
+                )
+            result: Mapping[str, Any] = answer.get("CopyPartResult", {})
+            if not result.get("ETag"):
+                reason = "the answer tells nothing of a copy: the endpoint took it for an empty part"
+                raise UnsupportedError("UploadPartCopy", key, reason, code="NotImplemented")
+            return result
+
+        result = await self._requests.run("UploadPartCopy", key, send, patience=COPY_PATIENCE)
+        return PartReceipt(
+            number=number,
+            size=length,
+            # Some leave the quotes out here, and have them in ListParts.
+            etag='"{}"'.format(str(result["ETag"]).strip('"')),
+            sha256=base64.b64decode(result.get("ChecksumSHA256", "")),
+        )
 
     async def list_parts(self, key: str, upload_id: UploadId) -> list[PartReceipt]:
         """All parts that the endpoint holds, by number."""

@@ -68,8 +68,11 @@ class Cli:
         out, err = self._capture.readouterr()
         return Finished(code=code, stdout=out.decode(), stderr=err.decode())
 
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        """Start one command line as a process of its own, its output to be read from pipes."""
+    async def start(self, *arguments: str, stdin: int | None = None) -> asyncio.subprocess.Process:
+        """Start one command line as a process of its own, its output to be read from pipes.
+
+        ``stdin`` is a descriptor for its input; no other terminal is within its reach then.
+        """
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -77,6 +80,8 @@ class Cli:
             *arguments,
             cwd=self.folder,
             env=os.environ | {"PYTHONWARNINGS": "error"},
+            stdin=stdin,
+            start_new_session=stdin is not None,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -17,11 +17,20 @@ COMMANDS = ["initdb", "run", "restore", "list_remote", "snapshots", "stats", "ve
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["frobnicate"], "there is no command 'frobnicate'; 'asyncbackup --help' lists the commands"),
+        (["frobnicate"], "there is no command 'frobnicate'; 'asyncbackup --help' lists them"),
         (["rnu"], "did you mean 'run'?"),
         (["list-remot"], "did you mean 'list_remote'?"),
         (["forget"], "'forget' is not available in this version"),
-        (["key", "list"], "'key' is not available in this version"),
+        (["key", "lits"], "there is no command 'lits'; did you mean 'list'?"),
+        (["key", "xyz"], "there is no command 'xyz'; 'asyncbackup key --help' lists them"),
+        (["key", "add", "home"], "there is no terminal to ask for the new pass phrase"),
+        (["key", "remove"], "the id of a key slot is missing"),
+        (["key", "remove", "0"], "name the section: home, work"),
+        (["key", "remove", "hom", "0"], "there is no section 'hom'; did you mean 'home'?"),
+        (["key", "rotate", "home", "--new-passphrase-env", "a b"], "not its value"),
+        (["key", "add", "--new-key-file", "k", "--new-passphrase-env", "V"], "exclude each other"),
+        (["key", "add", "home", "--new-passphrase-file", "/none"], "cannot read /none"),
+        (["key", "add", "home", "--label", "x" * 101, "--new-key-file", "k"], "at most 100 printable"),
         (["--verbose", "run", "--quiet"], "--verbose and --quiet exclude each other"),
         (["run", "--frobnicate"], "No such option '--frobnicate'"),
         (["run", "--concurrency", "auto"], "adaptive concurrency is not available in this version"),
@@ -121,3 +130,25 @@ def test_no_command_shows_the_help(cli: Cli) -> None:
     done = cli.run()
     assert done.code == 2
     assert "Usage: asyncbackup" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["key"]])
+def test_without_a_command_the_help_is_shown(cli: Cli, arguments: list[str]) -> None:
+    done = cli.run(*arguments)
+    assert done.code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"Usage: {' '.join(['asyncbackup', *arguments])} ")
+    assert "Exit codes:\n" in done.stderr
+    as_json = cli.run("--json", "key")
+    assert as_json.code == 2
+    assert [event["message"] for event in as_json.events] == [
+        "there is no command; see 'asyncbackup key --help'"
+    ]
+
+
+@pytest.mark.parametrize("command", ["list", "add", "remove", "rotate"])
+def test_help_of_every_key_command(cli: Cli, command: str) -> None:
+    done = cli.run("key", command, "--help")
+    assert done.code == 0
+    for word in (f"Usage: asyncbackup key {command} ", "Examples:", "Exit codes:", "--json"):
+        assert word in done.stdout

@@ -40,13 +40,20 @@ class Backend:
     """An upload id that was aborted or never existed is called unknown."""
     replaces_parts: bool = True
     """A part may be sent again with other bytes; the same bytes may always be."""
+    copies_parts: bool = True
+    """``copy_part`` works; elsewhere it says so and leaves the upload as it was."""
+    checks_copied_ranges: bool = True
+    """A range that ends after the source is refused."""
+    digests_copied_parts: bool = True
+    """The receipt of a copied part has its SHA-256."""
 
 
 LACKS: dict[str, dict[str, bool]] = {
     # The folder keeps what it is told; it computes no digest of its own.
     "local": {"checks_digests": False},
     # Takes any x-amz-checksum; drops the slash of folders; ignores If-None-Match; streams the
-    # parts of an upload to its disk as they come; a copy has the metadata of both.
+    # parts of an upload to its disk as they come; a copy has the metadata of both; takes UploadPartCopy
+    # for a part of no bytes, which it does not let be replaced.
     "rclone": {
         "checks_digests": False,
         "keeps_folders": False,
@@ -54,12 +61,19 @@ LACKS: dict[str, dict[str, bool]] = {
         "refuses_taken_keys": False,
         "replaces_parts": False,
         "copy_replaces_metadata": False,
+        "copies_parts": False,
     },
     # Directories have no metadata in the filer.
     "seaweed": {"keeps_folder_metadata": False},
     # Checks no digest; returns the checksum of multipart objects and copies alone; answers 500
-    # for a part of an unknown upload.
-    "moto": {"checks_digests": False, "keeps_checksums": False, "knows_its_uploads": False},
+    # for a part of an unknown upload; copies what there is of a range.
+    "moto": {
+        "checks_digests": False,
+        "keeps_checksums": False,
+        "knows_its_uploads": False,
+        "checks_copied_ranges": False,
+        "digests_copied_parts": False,
+    },
 }
 
 BACKENDS = ("local", "rclone", "seaweed", "moto")

@@ -32,9 +32,11 @@ class KilledRun:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
 
-    async def at_part(self, endpoint: S3Endpoint, number: int) -> dict[str, int]:
+    async def at_part(
+        self, endpoint: S3Endpoint, number: int, *, operation: str = "UploadPart"
+    ) -> dict[str, int]:
         """Run until the n-th part (from 1) and kill before it is forwarded."""
-        return await self._run(endpoint, "UploadPart", number - 1, self._before)
+        return await self._run(endpoint, operation, number - 1, self._before)
 
     async def at(self, endpoint: S3Endpoint, request: int, moment: str) -> dict[str, int]:
         """Run until the request with that number (from 0) and kill ``before`` it is forwarded,

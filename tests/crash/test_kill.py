@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from tests.contract.backends import pattern
 from tests.crash.conftest import KilledRun
 from tests.workbench import MIB, Workbench, picture
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from asyncbackup.config import Settings
     from tests.servers import S3Endpoint
@@ -88,6 +90,24 @@ async def test_a_multipart_upload_goes_on_at_its_next_missing_part(
     assert "CreateMultipartUpload" not in summary.requests
     assert (await bench.restored() / "large").read_bytes() == content
     assert unfinished_uploads(rclone_s3, bench) == []
+
+
+async def test_parts_that_were_copied_are_not_copied_again(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
+    bench = Workbench(tmp_path, f"s3://{seaweed_s3.fresh_bucket()}/prefix", s3=seaweed_s3.settings())
+    bench.settings = msgspec.structs.replace(bench.settings, memory_limit_bytes=10 * MIB, concurrency=1)
+    await bench.initialise()
+    path = bench.write("disk.img", pattern(65 * MIB))
+    await bench.run()
+    path.write_bytes(pattern(65 * MIB) + b"!")
+    arrived = await KilledRun(bench).at_part(seaweed_s3, 5, operation="UploadPartCopy")
+    assert arrived["UploadPartCopy"] == 5, "the trial, three parts, and the one that was killed"
+
+    summary = await bench.run()
+
+    assert summary.requests["UploadPartCopy"] == 1 + 10
+    assert (summary.requests["UploadPart"], summary.bytes_uploaded) == (1, 1)
+    assert (await bench.restored() / "disk.img").read_bytes() == path.read_bytes()
+    assert unfinished_uploads(seaweed_s3, bench) == []
 
 
 async def test_a_file_that_changed_since_is_begun_again(

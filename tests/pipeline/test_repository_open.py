@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from asyncbackup.errors import (
+    AccessDeniedError,
     CatalogError,
     FormatError,
     KeyUnlockError,
@@ -20,7 +21,9 @@ from asyncbackup.format.descriptor import FLOOR, decode_descriptor
 from asyncbackup.format.keys import DESCRIPTOR_KEY, README_KEY
 from asyncbackup.format.readme import restore_readme
 from asyncbackup.repository.create import create_repository
+from asyncbackup.repository.key_slots import KeySlots
 from asyncbackup.repository.open import open_repository
+from asyncbackup.repository.secrets import Secret
 from asyncbackup.store.open import open_store
 from tests.pipeline.repository_fixtures import (
     FIRST,
@@ -28,6 +31,7 @@ from tests.pipeline.repository_fixtures import (
     save,
     settings_for,
 )
+from tests.servers.proxy import FaultProxy, answering, error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +94,7 @@ async def test_encryption_turned_on_later_adds_a_slot_to_the_same_repository(
     url = f"file://{folder_destination}"
     plain = await create_repository(*settings_for(tmp_path, url))
     settings, section = settings_for(tmp_path, url, encrypted=True)
-    with pytest.raises(KeyUnlockError, match="has no key slot; 'asyncbackup initdb' adds one"):
+    with pytest.raises(KeyUnlockError, match="has no key slot; 'asyncbackup key add home' adds one"):
         async with open_repository(settings, section):
             pass
     made = await create_repository(settings, section, cost=FLOOR)
@@ -100,6 +104,28 @@ async def test_encryption_turned_on_later_adds_a_slot_to_the_same_repository(
         assert repository.key is not None
     async with open_repository(*settings_for(tmp_path, url)) as repository:
         assert repository.key is None
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_with_the_first_slot_the_page_says_that_something_is_encrypted(
+    tmp_path: Path, folder_destination: Path, by_hand: bool
+) -> None:
+    url = f"file://{folder_destination}"
+    await create_repository(*settings_for(tmp_path, url, name="plain"))
+    page = folder_destination / README_KEY
+    assert b"Nothing here is encrypted" in page.read_bytes()
+    if by_hand:
+        page.write_bytes(page.read_bytes() + b"my own words")
+    before = page.read_bytes()
+    made = await create_repository(*settings_for(tmp_path, url, encrypted=True), cost=FLOOR)
+    assert made.readme_written is not by_hand
+    if by_hand:
+        assert page.read_bytes() == before
+    else:
+        assert page.read_bytes() == restore_readme(
+            destination=url, sections=["home", "plain"], encrypted=True
+        )
+        assert not (await create_repository(*settings_for(tmp_path, url, encrypted=True))).readme_written
 
 
 async def test_two_sections_share_one_key(tmp_path: Path, folder_destination: Path) -> None:
@@ -139,29 +165,54 @@ async def test_a_key_file_opens_as_well(tmp_path: Path, folder_destination: Path
         assert repository.key is not None
 
 
-async def test_a_cached_descriptor_saves_every_request(tmp_path: Path, folder_destination: Path) -> None:
-    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
-    made = await create_repository(settings, section, cost=FLOOR)
+async def test_a_cached_descriptor_saves_every_request_where_no_secret_is_named(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}")
+    made = await create_repository(settings, section)
     async with open_repository(
         settings, section, cached_descriptor=made.descriptor, expected_repository=made.repository_id
     ) as repository:
-        assert repository.key is not None
+        assert repository.key is None
         assert not repository.store.requests
     async with open_repository(settings, section) as repository:
         assert repository.store.requests == {"GetObject": 1}
+    async with open_repository(settings, section, cached_descriptor=b"{}") as repository:
+        assert repository.descriptor_bytes == made.descriptor
 
 
-async def test_an_outdated_cached_descriptor_is_fetched_anew(
+async def test_a_removed_secret_opens_nothing_whatever_descriptor_is_cached(
     tmp_path: Path, folder_destination: Path
 ) -> None:
-    url = f"file://{folder_destination}"
-    outdated = (await create_repository(*settings_for(tmp_path, url))).descriptor
-    settings, section = settings_for(tmp_path, url, encrypted=True)
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
     made = await create_repository(settings, section, cost=FLOOR)
-    for cached in (outdated, b"{}"):
-        async with open_repository(settings, section, cached_descriptor=cached) as repository:
-            assert repository.descriptor_bytes == made.descriptor
+    new = Secret(origin="the new one", passphrase=b"another")
+    async with KeySlots.open(settings, section, cost=FLOOR) as slots:
+        await slots.rotate(new)
+    with pytest.raises(KeyUnlockError, match="opens none"):
+        async with open_repository(settings, section, cached_descriptor=made.descriptor):
+            pass
+    (tmp_path / "passphrase").write_text("another\n")
+    async with open_repository(settings, section, cached_descriptor=made.descriptor) as repository:
+        assert repository.key is not None
+        assert repository.descriptor_bytes != made.descriptor
+        assert repository.store.requests == {"GetObject": 1}
+
+
+async def test_credentials_that_may_not_read_use_the_cached_descriptor(
+    tmp_path: Path, rclone_s3: S3Endpoint
+) -> None:
+    async with FaultProxy(rclone_s3.url) as proxy:
+        s3 = msgspec.structs.replace(rclone_s3.settings(), endpoint_url=proxy.url)
+        url = f"s3://{rclone_s3.fresh_bucket()}"
+        settings, section = settings_for(tmp_path, url, s3=s3, encrypted=True)
+        made = await create_repository(settings, section, cost=FLOOR)
+        denied = answering(403, error_body("AccessDenied"))
+        proxy.plan("GetObject", denied, path=DESCRIPTOR_KEY, times=0)
+        async with open_repository(settings, section, cached_descriptor=made.descriptor) as repository:
             assert repository.key is not None
+        with pytest.raises(AccessDeniedError):
+            await _open(settings, section)
 
 
 async def test_another_repository_than_the_databases_is_refused(

@@ -45,7 +45,7 @@ class Request:
         key = self.path.strip("/").partition("/")[2]
         match self.method:
             case "PUT" if "partNumber" in query:
-                return "UploadPart"
+                return "UploadPartCopy" if "x-amz-copy-source" in self.headers else "UploadPart"
             case "PUT" if "x-amz-copy-source" in self.headers:
                 return "CopyObject"
             case "PUT":

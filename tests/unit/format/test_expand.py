@@ -18,8 +18,11 @@ MIB = 1024 * 1024
 NAME = "home/data/RUN/packs/000001.tar.zst"
 
 
-def frame(content: bytes, **parameters: bool) -> bytes:
-    return zstandard.ZstdCompressor(level=3, **parameters).compress(content)
+def frame(content: bytes, *, write_checksum: bool = False, write_content_size: bool = True) -> bytes:
+    compressor = zstandard.ZstdCompressor(
+        level=3, write_checksum=write_checksum, write_content_size=write_content_size
+    )
+    return compressor.compress(content)
 
 
 def bomb(blocks: int) -> bytes:

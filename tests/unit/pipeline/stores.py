@@ -13,7 +13,7 @@ from asyncbackup.store.body import body_size, pieces_of
 
 if TYPE_CHECKING:
     from asyncbackup.model import RequestCounts
-    from asyncbackup.resume import PartRecord, ResumableUpload
+    from asyncbackup.resume import PartHashes, PartRecord, ResumableUpload
 
 
 class MemoryStore:
@@ -100,6 +100,7 @@ class MemoryJournal:
         self.store = store
         self.records: dict[str, ResumableUpload] = {}
         self.parts: dict[str, list[PartRecord]] = {}
+        self.made: dict[tuple[str, str], PartHashes] = {}
 
     async def begun(self, upload: ResumableUpload) -> None:
         self.store.log.append(f"begun {upload.upload_id}")
@@ -110,10 +111,15 @@ class MemoryJournal:
         self.store.log.append(f"sent {part.number}")
         self.parts.setdefault(upload_id, []).append(part)
 
-    async def ended(self, upload_id: str) -> None:
+    async def ended(self, upload_id: str, *, made: PartHashes | None = None) -> None:
+        if made is not None:
+            self.made[made.run, made.key] = made
         self.store.log.append(f"ended {upload_id}")
         self.records.pop(upload_id, None)
         self.parts.pop(upload_id, None)
+
+    async def parts_of(self, run: str, key: str) -> PartHashes | None:
+        return self.made.get((run, key))
 
 
 def _bytes(body: Body) -> bytes:

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from asyncbackup.errors import SourceError
 from asyncbackup.format.envelope import CHUNK_SIZE, sealed_size
-from asyncbackup.pipeline.parts import MAX_PARTS, MIN_PART_BYTES, SEALED_CHUNK_BYTES, PartPlan, plan_parts
+from asyncbackup.pipeline.parts import (
+    MAX_PARTS,
+    MIN_PART_BYTES,
+    SEALED_CHUNK_BYTES,
+    PartPlan,
+    plan_like,
+    plan_parts,
+)
 
 MIB = 1024 * 1024
 TIB = 2**40
@@ -87,3 +94,22 @@ def test_the_message_names_both_figures() -> None:
 def test_usual_sizes_keep_the_part_size_that_was_asked_for(sealed: bool) -> None:
     in_chunks = -(-8 * MIB // SEALED_CHUNK_BYTES) * SEALED_CHUNK_BYTES
     assert plan(100 * MIB, sealed=sealed).part_size == (in_chunks if sealed else 8 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("part_size", "size", "fits"),
+    [
+        (8 * MIB, 100 * MIB, True),
+        (8 * MIB, 80_000 * MIB, True),
+        (8 * MIB, 80_000 * MIB + 1, False),
+        (5 * MIB, 100 * MIB, True),
+        (5 * MIB - 1, 100 * MIB, False),
+        (64 * MIB, 100 * MIB, True),
+        (64 * MIB + 1, 100 * MIB, False),
+    ],
+)
+def test_the_parts_of_an_earlier_object_are_kept_where_they_can_be(
+    part_size: int, size: int, fits: bool
+) -> None:
+    kept = plan_like(part_size, size, limit_bytes=64 * MIB)
+    assert kept == (PartPlan(part_size=part_size, read_size=part_size) if fits else None)

@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import zstandard
 
-from asyncbackup.config import EncryptionSettings, SectionSettings, Settings
+from asyncbackup.config import EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.format.envelope import Sealer
 from asyncbackup.format.keys import content_key, extent_key, run_prefix, snapshot_key
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
 from asyncbackup.format.runid import new_run_id
-from asyncbackup.model import Entry, Extent, Kind, RunId, kind_of_mode, split_path
+from asyncbackup.model import Entry, Extent, Kind, Pack, RunId, kind_of_mode, split_path
 from asyncbackup.repository.create import create_repository
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.restore import RestoreSummary, restore_section
@@ -62,6 +62,11 @@ class Backup:
         )
         self.last_run: RunId | None = None
 
+    def use(self, destination: str, s3: S3Settings) -> None:
+        """Another destination than the folder."""
+        self.section = msgspec.structs.replace(self.section, destination=destination)
+        self.settings = msgspec.structs.replace(self.settings, s3=s3, sections={SECTION: self.section})
+
     async def create(self) -> None:
         """Make the repository."""
         await create_repository(self.settings, self.section)
@@ -71,11 +76,17 @@ class Backup:
         return await self.save(list(read_tree(self.source)), content=self._content)
 
     async def save(
-        self, entries: Sequence[Entry], *, content: Callable[[Entry], bytes] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        content: Callable[[Entry], bytes] | None = None,
+        run: RunId | None = None,
+        packs: Sequence[Pack] = (),
     ) -> RunId:
-        """One snapshot of these entries; files get their content from ``content`` (empty without)."""
+        """One snapshot of these entries; files without an extent get their content from ``content``
+        (empty without)."""
         async with self.open() as repository:
-            run = self.next_run()
+            run = run or self.next_run()
             saved: dict[str, Extent] = {}
             stored: list[Entry] = []
             for entry in sorted(entries, key=lambda entry: split_path(entry.path)):
@@ -91,7 +102,8 @@ class Backup:
                     )
                 stored.append(entry)
             writer = ManifestWriter(_header(repository, run))
-            manifest = writer.add(stored) + writer.finish(ManifestTrailer(finished_ns=FIRST_RUN_NS))
+            manifest = writer.add(stored) + writer.add_packs(packs)
+            manifest += writer.finish(ManifestTrailer(finished_ns=FIRST_RUN_NS))
             await put_manifest(repository, run, manifest)
         return run
 
@@ -159,8 +171,8 @@ async def put_manifest(repository: Repository, run: RunId, manifest: bytes) -> N
     await repository.store.put(key, sealed, sha256=hashlib.sha256(sealed).digest())
 
 
-def seal(repository: Repository, key: str, body: bytes) -> bytes:
-    """``body`` as it is stored under ``key``."""
+def seal(repository: Repository, key: str, body: bytes, *, size: int | None = None) -> bytes:
+    """``body`` as it is stored under ``key``; ``size`` is what the header announces."""
     if repository.key is None:
         return body
     sealer = Sealer(
@@ -168,7 +180,7 @@ def seal(repository: Repository, key: str, body: bytes) -> bytes:
         repository=repository.repository_id,
         section=repository.section,
         object_key=key,
-        size=len(body),
+        size=len(body) if size is None else size,
     )
     return sealer.start() + bytes(sealer.update(body)) + sealer.finalize()
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from asyncbackup.catalog.selection import (
@@ -18,7 +19,7 @@ from asyncbackup.catalog.selection import (
     State,
 )
 from asyncbackup.errors import FormatError, SectionBusyError
-from asyncbackup.model import Entry, split_path
+from asyncbackup.model import Entry, Extent, split_path
 from tests.unit.restore.backup import file_entry, folder_entry, symlink_entry
 
 IDENTITY = {"section": "home", "snapshot": "S"}
@@ -78,6 +79,55 @@ async def test_pages_of_long_paths_are_short(path: Path) -> None:
         pages = [len(page) async for page in selection.pages((Role.FILE,))]
         assert sum(pages) == PAGE_ROWS * 2
         assert max(pages[1:]) <= 22
+
+
+def packed_entry(path: str, place: int, *, pack: str = "packs/000001.tar", size: int = 5) -> Entry:
+    run = "20260921T141320Z-da77"
+    return file_entry(path, size=size, extent=Extent(run=run, key=pack, offset=place, length=size))
+
+
+async def test_files_in_packs_come_in_the_order_of_the_packs(path: Path) -> None:
+    async with Selection.open(path, IDENTITY, boot="b") as selection:
+        await fill(
+            selection,
+            folder_entry("", extent=Extent(run="20260921T141320Z-da77", key="packs/000001.tar", length=0)),
+            packed_entry("a", 2048),
+            packed_entry("b", 512, pack="packs/000002.tar"),
+            packed_entry("c", 512),
+            packed_entry("empty", 0, size=0),
+            file_entry("own", size=5),
+            packed_entry("z", 2048),
+        )
+        pages = [[row.entry.path for row in page] async for page in selection.packed_pages()]
+        assert pages == [[b"c", b"a", b"z", b"b"]]
+        others = [row async for page in selection.pages(ALL_ROLES, packed=False) for row in page]
+        assert [row.entry.path for row in others] == [b"", b"empty", b"own"]
+        packed = [row async for page in selection.pages(ALL_ROLES, packed=True) for row in page]
+        assert [row.entry.path for row in packed] == [b"a", b"b", b"c", b"z"]
+
+
+async def test_copies_of_one_content_come_in_pages_too(path: Path) -> None:
+    count = 2 * PAGE_ROWS + 3
+    async with Selection.open(path, IDENTITY, boot="b") as selection:
+        await fill(selection, *(packed_entry(f"{number:06}", 512 * (number % 2)) for number in range(count)))
+        seen: list[SelectedEntry] = []
+        async for page in selection.packed_pages():
+            assert len(page) <= PAGE_ROWS
+            seen += page
+            await selection.mark([(row.id, State.DONE) for row in page])
+        assert len({row.id for row in seen}) == count
+        places = [(row.entry.extent.offset, row.id) for row in seen if row.entry.extent is not None]
+        assert places == sorted(places)
+
+
+async def test_further_names_come_from_packs_only_once_they_carry_the_content(path: Path) -> None:
+    first, second = packed_entry("a", 512), packed_entry("b", 512)
+    linked = [msgspec.structs.replace(entry, hardlink="1") for entry in (first, second)]
+    async with Selection.open(path, IDENTITY, boot="b") as selection:
+        await fill(selection, *linked)
+        assert [row.id async for page in selection.packed_pages() for row in page] == [1]
+        await selection.promote((await selection.rows([2]))[2], adopt=True)
+        assert [row.id async for page in selection.packed_pages() for row in page] == [1, 2]
 
 
 async def test_going_on_finds_what_was_marked(path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Files in packs: a span is downloaded by one request, and written in one thread hop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from asyncbackup.errors import AuthenticationError, FormatError
+from asyncbackup.format.expand import expand_prefix
+from asyncbackup.format.range_opener import RangeOpener, SpanReader
+from asyncbackup.restore.content import Content, check_content
+from asyncbackup.restore.fetcher import ATTEMPTS, BeyondEndError, Fetcher
+from asyncbackup.restore.hops import hop
+from asyncbackup.restore.outcome import ContentError, Outcome, failed
+from asyncbackup.restore.spans import Member, Span
+
+if TYPE_CHECKING:
+    from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.workers import ThreadGate
+    from asyncbackup.restore.builder import Builder, Written
+
+
+class PackedFiles:
+    """Restores the files of single spans; any number of tasks may call :meth:`restore`."""
+
+    def __init__(self, builder: Builder, fetcher: Fetcher, gate: ThreadGate, budget: ByteBudget) -> None:
+        self._builder = builder
+        self._fetcher = fetcher
+        self._gate = gate
+        self._budget = budget
+
+    async def restore(self, span: Span) -> list[Outcome]:
+        """Download, check and place the files of a span. What came damaged is downloaded once more.
+
+        Raises ``TargetError`` and ``StoreError``; what is confined to a file is
+        its outcome.
+        """
+        outcomes: list[Outcome] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            leased = await self._budget.acquire(min(span.held_bytes, self._budget.limit_bytes))
+            try:
+                damaged = await self._restore(span, outcomes)
+            except ContentError as error:
+                told = {outcome.row.id for outcome in outcomes}
+                left = (member.row for member in span.members if member.row.id not in told)
+                return outcomes + [failed(row, error.reason) for row in left]
+            finally:
+                self._budget.release(leased)
+            if not damaged:
+                break
+            if attempt == ATTEMPTS:
+                outcomes += [failed(member.row, error.reason) for member, error in damaged]
+                break
+            span = _span_of([member for member, _ in damaged])
+        return outcomes
+
+    async def _restore(self, span: Span, outcomes: list[Outcome]) -> Sequence[tuple[Member, ContentError]]:
+        """The members that came damaged; the others' outcomes are added. Raises ``ContentError``
+        for what concerns the whole span."""
+        opener = await self._fetcher.pack(span.key) if span.encrypted else None
+        size = None if opener is None else opener.size
+        try:
+            stored, inside = await self._stretch(span, opener, size, outcomes)
+        except BeyondEndError:
+            # A file is said to lie beyond the pack's end: that is no reason to lose its neighbours.
+            size = await self._fetcher.pack_size(span.key)
+            stored, inside = await self._stretch(span, opener, size, outcomes)
+        if inside is None:
+            return ()
+        written: Written = await hop(self._gate, _write, self._builder, inside, stored, opener)
+        outcomes += written.outcomes
+        by_row = {member.row.id: member for member in inside.members}
+        return [(by_row[row.id], error) for row, error in written.damaged]
+
+    async def _stretch(
+        self, span: Span, opener: RangeOpener | None, size: int | None, outcomes: list[Outcome]
+    ) -> tuple[bytearray, Span | None]:
+        """The stored bytes of the part of a span that lies within ``size`` bytes (where that is known)."""
+        inside: Span | None = span
+        if size is not None and span.stop > size:
+            inside, outside = span.split(size)
+            reason = f"its object {span.key!r} holds only {size} bytes, and its content lies beyond them"
+            outcomes += [failed(member.row, reason) for member in outside]
+        if inside is None:
+            return bytearray(), None
+        offset, length = inside.stored_range(opener)
+        return await self._fetcher.stretch(span.key, offset, length), inside
+
+
+class SpanContents:
+    """The contents of a span's members, opened, expanded and checked. Used in a thread.
+
+    Asked for in the span's order, each chunk of a sealed pack is opened and
+    each frame expanded once, whoever shares it.
+    """
+
+    def __init__(self, span: Span, stored: bytearray, opener: RangeOpener | None) -> None:
+        self._start = span.start
+        self._stored = memoryview(stored)
+        self._sealed = (
+            None if opener is None else SpanReader(opener, span.start, span.stop - span.start, stored)
+        )
+        self._needed: dict[tuple[int, int], int] = {}
+        for member in span.members:
+            content = member.content
+            if content.compressed:
+                place = (content.offset, content.length)
+                self._needed[place] = max(self._needed.get(place, 0), content.skip + content.size)
+        self._place = (-1, -1)
+        self._frame = memoryview(b"")
+        self._error: FormatError | None = None
+
+    def of(self, member: Member) -> bytes | memoryview:
+        """The content of a member. Raises ``ContentError`` unless it is what was saved."""
+        content = member.content
+        try:
+            found = self._expanded(content) if content.compressed else self._read(content)
+        except AuthenticationError as error:
+            raise ContentError(str(error), damaged=True) from error
+        check_content(content, member.row.entry.sha256, found)
+        return found
+
+    def _expanded(self, content: Content) -> memoryview:
+        place = (content.offset, content.length)
+        if place != self._place:
+            frame, self._error = expand_prefix(self._read(content), self._needed[place], name=content.key)
+            self._frame, self._place = memoryview(frame), place
+        stop = content.skip + content.size
+        if stop > len(self._frame):
+            raise ContentError(f"its object {self._error}", damaged=True)
+        return self._frame[content.skip : stop]
+
+    def _read(self, content: Content) -> bytes | memoryview:
+        if self._sealed is not None:
+            return self._sealed.read(content.offset, content.length)
+        begin = content.offset - self._start
+        return self._stored[begin : begin + content.length]
+
+
+def _write(builder: Builder, span: Span, stored: bytearray, opener: RangeOpener | None) -> Written:
+    return builder.write_members(span.members, SpanContents(span, stored, opener))
+
+
+def _span_of(members: list[Member]) -> Span:
+    """The span of some members of another, in its order."""
+    first = members[0].content
+    stop = max(member.content.offset + member.content.length for member in members)
+    return Span(first.key, first.encrypted, first.offset, stop, members)
