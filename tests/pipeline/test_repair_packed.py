@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncbackup.verify.section import verify_section
-from tests.workbench import MIB, Workbench
+from tests.workbench import MIB, Workbench, picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +101,7 @@ async def test_a_repair_leaves_a_whole_snapshot(
         if entry.extent is not None
     }
     assert (run_of_first, f"packs/{first.name}") not in refers
+    assert picture(await packed.restored(snapshot=snapshots[2])) == picture(packed.tree)
     # What was replaced in the second snapshot cannot come back.
     if b"many/3" in lost:
         assert (b"many/3",) in [damage.paths for damage in summary.lost]
@@ -108,6 +109,21 @@ async def test_a_repair_leaves_a_whole_snapshot(
         assert summary.lost == ()
     again = await packed.run()
     assert (again.bytes_read, again.files_changed) == (0, 0)
+
+
+@pytest.mark.parametrize("place", [0.02, 0.2, 0.4, 0.6, 0.8, 0.99])
+async def test_what_verify_accuses_is_what_restore_cannot_restore(
+    packed: Workbench, folder_destination: Path, place: float
+) -> None:
+    first, second = await packed.snapshots()
+    pack = pack_of(first, folder_destination)
+    body = bytearray(pack.read_bytes())
+    body[int((len(body) - 1) * place)] ^= 4
+    with pack.open("r+b") as file:
+        file.write(body)
+    (damage,) = (await look(packed, second)).damaged
+    restored = await packed.restore(packed.base / "restored", snapshot=second)
+    assert {failure.path for failure in restored.failures} == set(damage.paths)
 
 
 async def test_contents_of_a_damaged_mirror_are_not_taken_over_into_packs(
