@@ -165,6 +165,7 @@ class HistoryTable:
 
     async def commit(self, run: RunId, plan: SnapshotPlan) -> None:
         """The manifest of ``run`` is there: what was pending is what it holds, and it may be a base.
+        What is remembered of the parts of objects goes with the last entry that refers to them.
 
         One transaction; a process that dies before it leaves everything
         pending, and the next snapshot rests on one that was committed here.

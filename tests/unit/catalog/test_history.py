@@ -15,7 +15,7 @@ from asyncbackup.catalog.history import (
     SnapshotPlan,
     Totals,
 )
-from asyncbackup.catalog.replace import replace_contents
+from asyncbackup.catalog.replace import replacing
 from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
@@ -23,8 +23,6 @@ from asyncbackup.model import Entry, Extent, Kind, Pack, Pending, RunId
 from tests.unit.catalog.entries import RUN, entry, fill, pending_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from asyncbackup.catalog.catalog import Catalog
     from asyncbackup.format.manifest import TreeItem
 
@@ -198,14 +196,13 @@ async def test_a_rebuilt_catalog_goes_on_from_what_it_was_rebuilt_from(begun: Ca
     await fill(begun, FILES[1], pending=Pending.CHANGED)
     await commit(begun, 1)
 
-    async def batches() -> AsyncIterator[list[Entry]]:
-        yield [entry(b"", Kind.FOLDER), *map(entry, FILES[:30])]
-
     records = [
         RunRecord(run=run_id(number), started_ns=1, finished_ns=1, committed=True, depth=depth)
         for number, depth in ((5, 0), (7, 3))
     ]
-    await replace_contents(begun, batches(), runs=records, meta={})
+    async with replacing(begun, sealed=False) as new:
+        await new.add_entries([entry(b"", Kind.FOLDER), *map(entry, FILES[:30])])
+        await new.add_runs(records)
     assert await begun.history.totals() == Totals(
         files=30, folders=1, symlinks=0, bytes=sum(map(len, FILES[:30]))
     )
@@ -220,10 +217,9 @@ async def test_a_chain_that_grew_too_deep_ends(begun: Catalog) -> None:
         RunRecord(run=run_id(1), started_ns=1, finished_ns=1, committed=True, depth=MAX_DEPTH_WRITTEN - 1)
     ]
 
-    async def batches() -> AsyncIterator[list[Entry]]:
-        yield [entry(b"", Kind.FOLDER), *map(entry, FILES)]
-
-    await replace_contents(begun, batches(), runs=records, meta={})
+    async with replacing(begun, sealed=False) as new:
+        await new.add_entries([entry(b"", Kind.FOLDER), *map(entry, FILES)])
+        await new.add_runs(records)
     assert (await commit(begun, 2)).depth == MAX_DEPTH_WRITTEN
     assert (await commit(begun, 3)).depth == MAX_DEPTH_WRITTEN
     assert await commit(begun, 4) == SnapshotPlan()
