@@ -75,8 +75,10 @@ def encode_metadata(
     long_path: bool,
     first_path: bytes = b"",
     compression: str = "",
+    unlimited: bool = False,
 ) -> dict[str, str]:
-    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together.
+    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together,
+    unless they are ``unlimited``.
 
     ``original_size`` is the content's size for a sealed object and ``None``
     for a plain one, ``long_path`` whether the key is a ``long/`` one.
@@ -130,6 +132,8 @@ def encode_metadata(
         "ctime": _time_text(entry.ctime_ns) if entry.ctime_ns else "",
         "xattr": _xattr_text(entry.xattrs),
     }
+    if unlimited:
+        return metadata | {f"asyncbackup-{field}": value for field, value in optional.items() if value}
     return _fill(metadata, optional)
 
 
@@ -149,6 +153,19 @@ def object_metadata(
 def long_path_fits(entry: Entry) -> bool:
     """Whether the metadata has room for a long path; if not, an object of its own has to hold it."""
     return len(_quote(entry.path)) <= MAX_PATH_VALUE_BYTES
+
+
+def path_in_metadata(metadata: Mapping[str, str], key: str) -> bytes:
+    """The path that the object at ``key`` names itself. Raises :class:`FormatError`, naming the key, where
+    there is none, or one that no entry can have."""
+    try:
+        path = _unquote(metadata["asyncbackup-path"])
+        check_path(path)
+    except KeyError:
+        raise FormatError(f"{key!r}: it does not say of which path it is") from None
+    except FormatError as error:
+        raise FormatError(f"{key!r}: {error}") from None
+    return path
 
 
 def decode_metadata(
