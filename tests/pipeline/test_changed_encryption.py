@@ -20,11 +20,13 @@ from asyncbackup.engine import run_section
 from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, RepositoryMissingError
 from asyncbackup.format.descriptor import FLOOR
 from asyncbackup.format.envelope import MAGIC
+from asyncbackup.format.manifest import ManifestTrailer
 from asyncbackup.initialise import create_database
 from asyncbackup.model import RunId
 from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.create import create_repository
-from asyncbackup.repository.manifests import read_header
+from asyncbackup.repository.manifest_stream import ManifestStream
+from asyncbackup.repository.manifests import ManifestUpload, read_header
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.vouching import may_have_base, plain_manifests
 from asyncbackup.verify.section import verify_section
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from asyncbackup.rebuild.summary import Unrecovered
     from asyncbackup.repository.open import Repository
     from asyncbackup.verify.summary import VerifySummary
+    from tests.servers import S3Endpoint
 
 PLANTED = RunId("20991231T235959Z-ffff")
 
@@ -292,6 +295,24 @@ async def test_a_difference_never_crosses_the_switch(either: Switched) -> None:
     assert not (await either.verified()).damaged
 
 
+async def test_a_manifest_that_was_sealed_can_be_written_sealed_again(bench: Switched) -> None:
+    """As a prune does that revises snapshots of a time when the section was encrypted."""
+    await bench.switch(True)
+    run = (await bench.save("a")).snapshot
+    before = await bench.entries(run)
+    await bench.switch(False)
+    async with open_repository(bench.settings, bench.section) as repository:
+        async with ManifestStream(repository, run) as stream:
+            assert stream.sealed
+            header = stream.header
+        bench.manifest(run).unlink()
+        async with ManifestUpload(repository, header, sealed=True) as upload:
+            await upload.add(list(before.values()))
+            await upload.commit(ManifestTrailer(finished_ns=1))
+    assert bench.is_sealed(run)
+    assert await bench.entries(run) == before
+
+
 async def test_a_swapped_base_of_a_plain_snapshot_is_refused(either: Switched) -> None:
     for number in range(20):
         either.write(f"file {number}")
@@ -425,6 +446,19 @@ async def test_a_further_name_of_a_sealed_file_in_a_plain_run(either: Switched) 
     await either.save("b")
     await either.restores_all()
     assert not (await either.verified()).damaged
+
+
+async def test_switched_on_and_off_at_a_server(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
+    bench = Switched(tmp_path)
+    bench.configure(destination=f"s3://{seaweed_s3.fresh_bucket()}/prefix")
+    bench.settings = msgspec.structs.replace(bench.settings, s3=seaweed_s3.settings())
+    await bench.initialise()
+    await bench.save("a")
+    for enabled in (True, False, True):
+        await bench.switch(enabled)
+        await bench.save(f"file of {enabled} {len(bench.pictures)}")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
 
 
 async def test_two_sections_of_one_destination_one_of_them_encrypted(tmp_path: Path) -> None:
