@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, ContentTable
 from asyncbackup.commit import WrittenManifest, settle, write_manifest
 from asyncbackup.counting import count_ahead
 from asyncbackup.destination import key_prefix_bytes, local_folder
@@ -49,7 +50,6 @@ from asyncbackup.text import local_path
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
 
-    from asyncbackup.catalog.contents import ContentTable
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.model import Failure
@@ -69,10 +69,6 @@ FAILURES_IN_CATALOG = 100
 """Failures of a run that ``stats`` can still name later."""
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor, so that a run need not fetch it."""
-
-CONTENTS_KEPT = "contents"
-"""In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
-KEPT = b"1"
 
 PACK_BYTES = 16 * 1024 * 1024
 MIN_PART_BYTES = 5 * 1024 * 1024
@@ -339,6 +335,7 @@ class _Run:
         return RunSummary(
             section=self._section.name,
             snapshot=snapshot,
+            host=written.host if written is not None else "",
             base=(written.plan.base or "") if written is not None else "",
             manifest_bytes=written.size if written is not None else 0,
             files_scanned=counters.files_scanned,

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
     from asyncbackup.model import Entry
 
+CONTENTS_KEPT = "contents"
+"""In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
+KEPT = b"1"
+
 SIZES_FROM_BYTES = 65_536
 """Sizes of smaller contents are not indexed: those are read before anybody asks."""
-PAGE_ROWS = 4096
 
 _EXTENT = (
     "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "

@@ -25,7 +25,11 @@ __all__ = ["ManifestReceipt", "ManifestUpload", "read_header", "read_manifest", 
 
 
 async def read_manifest(
-    repository: Repository, run: str, *, on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None
+    repository: Repository,
+    run: str,
+    *,
+    on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None,
+    on_header: Callable[[ManifestHeader], None] | None = None,
 ) -> AsyncGenerator[list[Entry], None]:
     """Every entry of a snapshot in the order of (folder, name), in batches of some thousand at most.
 
@@ -34,11 +38,14 @@ async def read_manifest(
     That the entries were all is known when the iteration ended without an
     error; close the iterator (``contextlib.aclosing``) when leaving it early.
     ``on_packs`` is given the packs that its manifests describe; some may come
-    twice, and some may hold nothing of this snapshot.
+    twice, and some may hold nothing of this snapshot. ``on_header`` is given the
+    header of the snapshot's own manifest, before any entry.
 
     Raises as :class:`~asyncbackup.repository.manifest_stream.ManifestStream` does.
     """
     async with ManifestStream(repository, run, on_packs=on_packs) as stream:
+        if on_header is not None:
+            on_header(stream.header)
         if stream.header.base is None:
             async with aclosing(_entries(stream)) as entries:
                 async for batch in entries:
