@@ -335,6 +335,7 @@ class _Run:
         return RunSummary(
             section=self._section.name,
             snapshot=snapshot,
+            host=written.host if written is not None else "",
             base=(written.plan.base or "") if written is not None else "",
             manifest_bytes=written.size if written is not None else 0,
             files_scanned=counters.files_scanned,

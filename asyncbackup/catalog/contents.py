@@ -21,7 +21,6 @@ KEPT = b"1"
 
 SIZES_FROM_BYTES = 65_536
 """Sizes of smaller contents are not indexed: those are read before anybody asks."""
-PAGE_ROWS = 4096
 
 _EXTENT = (
     "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "

@@ -160,6 +160,7 @@ class HistoryTable:
 
     async def commit(self, run: RunId, plan: SnapshotPlan) -> None:
         """The manifest of ``run`` is there: what was pending is what it holds, and it may be a base.
+        What is remembered of the parts of objects goes with the last entry that refers to them.
 
         One transaction; a process that dies before it leaves everything
         pending, and the next snapshot rests on one that was committed here.
@@ -174,11 +175,6 @@ class HistoryTable:
                 "UPDATE runs SET committed = 1, number = ?, depth = ? WHERE run = ?",
                 (plan.number, plan.depth, run),
             )
-
-    async def remove_runs(self, runs: list[RunId]) -> None:
-        """Forget snapshots whose manifests are deleted: they are no base any more."""
-        async with self._lock.transaction() as connection:
-            await connection.executemany("DELETE FROM runs WHERE run = ?", [(run,) for run in runs])
 
     async def _base(self) -> SnapshotPlan | None:
         """The next snapshot as a difference, however large; ``None`` where there is nothing to rest on."""
@@ -204,7 +200,7 @@ class HistoryTable:
                     (first, below),
                 ) as cursor:
                     row = await cursor.fetchone()
-            # A snapshot that was pruned is passed over for the next lower one.
+            # A snapshot that was pruned is committed no more; it is passed over for the next lower one.
             if row is not None:
                 depth = int(row[1]) + 1
                 if depth > MAX_DEPTH_WRITTEN:

@@ -236,8 +236,7 @@ class PackBuilder:
         return tuple(placements)
 
 
-# Of some time, since GNU tar may wonder about files from 1970.
-_NO_ENTRY_HEADER = member_header(Entry(path=NO_ENTRY, kind=Kind.FILE, mode=0o100600, mtime_ns=10**18))
+_NO_ENTRY_HEADER = member_header(Entry(path=NO_ENTRY, kind=Kind.FILE, mode=0o100600))
 
 
 def _joined(pieces: Sequence[Buffer]) -> list[Buffer]:

@@ -1,6 +1,6 @@
 """Headers of tar members, as every reader of tar takes them (docs/format.md, "Packs").
 
-Written by hand instead of by ``tarfile``, which needs 60 µs a member. What a
+Written by hand: ``tarfile`` needs thirty times as long a member. What a
 ustar header has room for stands there as raw bytes, since nobody converts
 those: bsdtar refuses names in extended headers that the locale cannot show,
 and GNU tar complains about ``hdrcharset``. Longer names are GNU's ``L`` and

@@ -89,8 +89,16 @@ async def _read_chain(
 
 
 async def read_header(repository: Repository, run: str) -> ManifestHeader:
-    """The header of one manifest; no more of it is read than that takes. Raises as ``read_manifest`` does."""
+    """The header of one manifest; no more of it is read than that takes.
+
+    A plain manifest of an encrypted section is read to its end: what vouches
+    for it is a digest of all of it. Raises as ``read_manifest`` does.
+    """
     async with ManifestStream(repository, run) as stream:
+        if repository.seals and not stream.sealed:
+            async with aclosing(stream.items()) as items:
+                async for _ in items:
+                    pass
         return stream.header
 
 

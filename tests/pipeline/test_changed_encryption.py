@@ -6,7 +6,8 @@ import base64
 import logging
 import os
 import shutil
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import pytest
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.engine import run_section
-from asyncbackup.errors import AuthenticationError, KeyUnlockError
+from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, RepositoryMissingError
 from asyncbackup.format.descriptor import FLOOR
 from asyncbackup.format.envelope import MAGIC
 from asyncbackup.initialise import create_database
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.format.manifest import ManifestHeader
     from asyncbackup.model import RunSummary
+    from asyncbackup.rebuild.summary import Unrecovered
     from asyncbackup.repository.open import Repository
     from asyncbackup.verify.summary import VerifySummary
 
@@ -97,21 +99,37 @@ async def bench(tmp_path: Path) -> Switched:
     return bench
 
 
+@pytest.fixture(params=["mirror", "packed"])
+def either(bench: Switched, request: pytest.FixtureRequest) -> Switched:
+    """The same in both layouts."""
+    if request.param == "packed":
+        bench.configure(packed=True, zstd_level=3)
+    return bench
+
+
 def digest_of(path: Path) -> str:
     return base64.b64encode(sha256(path.read_bytes()).digest()).decode()
 
 
-async def test_switched_on_both_snapshots_restore(bench: Switched) -> None:
-    plain = (await bench.save("a", b"before")).snapshot
-    await bench.switch(True)
-    summary = await bench.save("b", b"after " * 1000)
+async def test_switched_on_both_snapshots_restore(either: Switched) -> None:
+    plain = (await either.save("a", b"before")).snapshot
+    await either.switch(True)
+    summary = await either.save("b", b"after " * 1000)
     assert summary.files_new == 1, "what was saved before is not uploaded again"
-    assert (bench.is_sealed(plain), bench.is_sealed(summary.snapshot)) == (False, True)
-    files = bench.destination / "home" / "data" / summary.snapshot / "files"
-    assert (files / "b").read_bytes().startswith(MAGIC)
-    assert (await bench.header(summary.snapshot)).plain == {plain: digest_of(bench.manifest(plain))}
-    await bench.restores_all()
-    assert not (await bench.verified()).damaged
+    assert (either.is_sealed(plain), either.is_sealed(summary.snapshot)) == (False, True)
+    data = either.destination / "home" / "data" / summary.snapshot
+    sealed = [path for path in _files_below(data) if path.stat().st_size]
+    assert sealed
+    assert all(path.read_bytes().startswith(MAGIC) for path in sealed)
+    assert (await either.header(summary.snapshot)).plain == {plain: digest_of(either.manifest(plain))}
+    await either.restores_all()
+    assert not (await either.verified()).damaged
+
+
+async def test_after_a_rebuild_both_kinds_are_known(bench: Switched) -> None:
+    await bench.save("a")
+    await bench.switch(True)
+    await bench.save("b")
     await bench.rebuild()
     assert (await bench.save("c")).files_new == 1, "the rebuilt database knows the rest"
     await bench.restores_all()
@@ -141,28 +159,73 @@ async def test_switched_off_and_on_again_all_restore(bench: Switched) -> None:
     assert not (await bench.verified()).damaged
 
 
-async def test_without_the_secret_only_what_is_plain_is_read(bench: Switched) -> None:
-    plain = (await bench.save("a")).snapshot
+async def test_a_content_that_is_there_in_clear_is_sealed_nevertheless(either: Switched) -> None:
+    await either.save("a", b"the same content" * 50)
+    await either.switch(True)
+    await either.save("b", b"the same content" * 50)
+    entries = await either.entries()
+    extents = {name: entries[name].extent for name in (b"a", b"b")}
+    assert {name: extent.encrypted for name, extent in extents.items() if extent} == {b"a": False, b"b": True}
+
+
+async def test_objects_of_both_kinds_are_recovered_with_encryption_disabled(bench: Switched) -> None:
+    """Without manifests nobody vouches for a plain object, so an encrypted section does not take it."""
+    await bench.save("before", b"plain")
     await bench.switch(True)
-    sealed = (await bench.save("b")).snapshot
-    bench.configure(encryption=EncryptionSettings())
-    await bench.restored(snapshot=plain)
-    with pytest.raises(KeyUnlockError, match=rf"{sealed}.* is encrypted, but section 'home' names no secret"):
-        await bench.restored(snapshot=sealed, name="nothing")
+    await bench.save("after", b"sealed")
+    for path in (bench.destination / "home" / "snapshots").iterdir():
+        path.unlink()
+    bench.settings.database_path("home").unlink()
+    told: list[Unrecovered] = []
+    await rebuild_section(bench.settings, bench.section, from_objects=True, on_unrecovered=told.append)
+    assert [(found.path, found.lost) for found in told] == [(b"before", True)]
+    assert "with encryption disabled in the configuration it is taken" in told[0].reason
+    await bench.switch(False)
+    summary = await rebuild_section(bench.settings, bench.section, from_objects=True)
+    assert summary.files == 2
+    restored = await bench.restored(name="both")
+    assert (restored / "before").read_bytes() == b"plain"
+    assert (restored / "after").read_bytes() == b"sealed"
 
 
-async def test_a_wrong_secret_of_a_section_that_is_not_encrypted_any_more(bench: Switched) -> None:
+async def test_a_lost_descriptor_stops_the_run_and_comes_back_from_the_database(bench: Switched) -> None:
     await bench.switch(True)
     await bench.save("a")
-    await bench.switch(False)
-    bench.secret.write_text("wrong\n")
-    with pytest.raises(KeyUnlockError, match="opens none"):
+    descriptor = bench.destination / "asyncbackup.json"
+    kept = descriptor.read_bytes()
+    descriptor.unlink()
+    with pytest.raises(RepositoryMissingError, match=r"holds no asyncbackup\.json"):
         await bench.run()
+    with closing(sqlite3.connect(bench.settings.database_path("home"))) as database:
+        ((found,),) = database.execute("SELECT value FROM meta WHERE name = 'descriptor'").fetchall()
+    assert found == kept
+    descriptor.write_bytes(found)
+    await bench.save("b")
+    await bench.restores_all()
 
 
-async def test_a_secret_that_nothing_was_sealed_with_is_no_error(bench: Switched) -> None:
-    await bench.switch(False)
-    assert (await bench.save("a")).files_new == 1
+async def test_without_the_secret_only_what_is_plain_is_read(either: Switched) -> None:
+    plain = (await either.save("a")).snapshot
+    await either.switch(True)
+    sealed = (await either.save("b")).snapshot
+    either.configure(encryption=EncryptionSettings())
+    await either.restored(snapshot=plain)
+    with pytest.raises(KeyUnlockError, match=rf"{sealed}.* is encrypted, but section 'home' names no secret"):
+        await either.restored(snapshot=sealed, name="nothing")
+
+
+async def test_a_wrong_secret_of_a_section_that_is_not_encrypted_any_more(either: Switched) -> None:
+    await either.switch(True)
+    await either.save("a")
+    await either.switch(False)
+    either.secret.write_text("wrong\n")
+    with pytest.raises(KeyUnlockError, match="opens none"):
+        await either.run()
+
+
+async def test_a_secret_that_nothing_was_sealed_with_is_no_error(either: Switched) -> None:
+    await either.switch(False)
+    assert (await either.save("a")).files_new == 1
 
 
 async def test_what_is_vouched_for_is_carried_over_without_reading_it_again(bench: Switched) -> None:
@@ -191,26 +254,55 @@ async def test_a_section_that_always_was_encrypted_asks_for_nothing_more(bench: 
 
 
 async def test_of_very_many_plain_manifests_the_newest_are_vouched_for(
-    bench: Switched, caplog: pytest.LogCaptureFixture
+    either: Switched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = [(await bench.save(name)).snapshot for name in "abc"]
-    await bench.switch(True)
-    async with _opened(bench) as (repository, catalog):
+    runs = [(await either.save(name)).snapshot for name in "abc"]
+    await either.switch(True)
+    async with _opened(either) as (repository, catalog):
         with caplog.at_level(logging.WARNING):
             vouched = await plain_manifests(repository, catalog, limit=2)
     assert sorted(vouched) == runs[1:]
     assert "there are 3 snapshots from before encryption; the newest 2 can be read" in caplog.text
 
 
-async def test_a_difference_never_crosses_the_switch(bench: Switched) -> None:
-    for enabled in (True, False, True):
-        await bench.save(f"before {enabled}")
-        async with _opened(bench) as (repository, catalog):
-            assert await may_have_base(repository, catalog)
-        await bench.switch(enabled)
-        async with _opened(bench) as (repository, catalog):
-            assert not await may_have_base(repository, catalog)
-        await bench.run()
+async def test_a_difference_never_crosses_the_switch(either: Switched) -> None:
+    for number in range(20):
+        either.write(f"file {number}")
+    based: list[tuple[bool, bool]] = []
+    for enabled in (False, False, True, True, False, False):
+        if based and based[-1][0] is not enabled:
+            await either.switch(enabled)
+            async with _opened(either) as (repository, catalog):
+                assert not await may_have_base(repository, catalog)
+        header = await either.header((await either.save(f"another {len(based)}")).snapshot)
+        based.append((enabled, header.base is not None))
+    assert based == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
+    await either.restores_all()
+    # A chain of plain snapshots is vouched for whole.
+    await either.switch(True)
+    await either.save("the last")
+    await either.restores_all()
+    assert not (await either.verified()).damaged
+
+
+async def test_a_swapped_base_of_a_plain_snapshot_is_refused(either: Switched) -> None:
+    for number in range(20):
+        either.write(f"file {number}")
+    base, upon = (await either.save("a")).snapshot, (await either.save("b")).snapshot
+    assert (await either.header(upon)).base == base
+    await either.switch(True)
+    await either.save("c")
+    await _plant(either, RunId(base))
+    with pytest.raises(FormatError, match=rf"{base}|{upon}"):
+        await either.restored(snapshot=upon)
+    assert not _files_below(either.base / "restored")
 
 
 async def test_a_rebuilt_database_knows_how_its_snapshot_was_written(bench: Switched) -> None:
@@ -257,80 +349,82 @@ async def test_a_planted_manifest_is_vouched_for_by_nobody(bench: Switched) -> N
     assert (await bench.header((await bench.save("e")).snapshot)).plain == expected
 
 
-async def test_what_was_found_stays_found_when_the_run_is_killed(bench: Switched) -> None:
+async def test_what_was_found_stays_found_when_the_run_is_killed(either: Switched) -> None:
     """Between looking and the commit, and between the commit and the catalog, others may plant."""
-    plain = (await bench.save("a")).snapshot
-    await bench.switch(True)
-    async with _opened(bench) as (repository, catalog):
+    plain = (await either.save("a")).snapshot
+    await either.switch(True)
+    async with _opened(either) as (repository, catalog):
         assert list(await plain_manifests(repository, catalog)) == [plain]
     planted = RunId(plain[:-1] + ("0" if plain[-1] != "0" else "1"))
-    await _plant(bench, planted)
-    header = await bench.header((await bench.save("b")).snapshot)
-    assert header.plain == {plain: digest_of(bench.manifest(plain))}
+    await _plant(either, planted)
+    header = await either.header((await either.save("b")).snapshot)
+    assert header.plain == {plain: digest_of(either.manifest(plain))}
 
 
-async def test_with_all_encrypted_manifests_deleted_the_plain_ones_are_refused(bench: Switched) -> None:
-    plain = (await bench.save("a")).snapshot
-    await bench.switch(True)
-    sealed = (await bench.save("b")).snapshot
-    bench.manifest(sealed).unlink()
+async def test_with_all_encrypted_manifests_deleted_the_plain_ones_are_refused(either: Switched) -> None:
+    plain = (await either.save("a")).snapshot
+    await either.switch(True)
+    sealed = (await either.save("b")).snapshot
+    either.manifest(sealed).unlink()
     with pytest.raises(AuthenticationError, match=rf"{plain}.* is not encrypted.*there is no other one"):
-        await bench.restored()
-    assert {damage.key for damage in (await bench.verified()).damaged} == {
+        await either.restored()
+    assert {damage.key for damage in (await either.verified()).damaged} == {
         f"home/snapshots/{run}.jsonl.zst" for run in (plain, sealed)
     }
-    await bench.switch(False)
-    await bench.restored(snapshot=plain, name="with encryption disabled")
+    await either.switch(False)
+    await either.restored(snapshot=plain, name="with encryption disabled")
 
 
-async def test_a_vouched_manifest_that_was_swapped_is_refused(bench: Switched) -> None:
-    first = (await bench.save("a")).snapshot
-    second = (await bench.save("b")).snapshot
-    await bench.switch(True)
-    await bench.save("c")
-    await _plant(bench, RunId(second), path=b"evil")
+async def test_a_vouched_manifest_that_was_swapped_is_refused(either: Switched) -> None:
+    first = (await either.save("a")).snapshot
+    second = (await either.save("b")).snapshot
+    await either.switch(True)
+    await either.save("c")
+    await _plant(either, RunId(second), path=b"evil")
+    with pytest.raises(AuthenticationError, match="not what an encrypted snapshot vouches for"):
+        await either.header(second)
     with pytest.raises(AuthenticationError, match=rf"{second}.* not what an encrypted snapshot vouches for"):
-        await bench.restored(snapshot=second)
-    assert not _files_below(bench.base / "restored")
-    assert [damage.key for damage in (await bench.verified()).damaged] == [
+        await either.restored(snapshot=second)
+    assert not _files_below(either.base / "restored")
+    assert [damage.key for damage in (await either.verified()).damaged] == [
         f"home/snapshots/{second}.jsonl.zst"
     ]
-    await bench.restored(snapshot=first, name="first")
+    await either.restored(snapshot=first, name="first")
 
 
-async def test_an_encrypted_manifest_is_not_to_be_replaced_by_a_plain_one(bench: Switched) -> None:
-    await bench.save("a")
-    await bench.switch(True)
-    older, newer = (await bench.save("b")).snapshot, (await bench.save("c")).snapshot
+async def test_an_encrypted_manifest_is_not_to_be_replaced_by_a_plain_one(either: Switched) -> None:
+    await either.save("a")
+    await either.switch(True)
+    older, newer = (await either.save("b")).snapshot, (await either.save("c")).snapshot
     for run in (older, newer):
-        kept = bench.manifest(run).read_bytes()
-        await _plant(bench, RunId(run))
+        kept = either.manifest(run).read_bytes()
+        await _plant(either, RunId(run))
         with pytest.raises(AuthenticationError, match=f"{run}.* is not encrypted"):
-            await bench.restored(snapshot=run)
-        bench.manifest(run).write_bytes(kept)
+            await either.restored(snapshot=run)
+        either.manifest(run).write_bytes(kept)
 
 
-async def test_a_damaged_newest_encrypted_manifest_is_named(bench: Switched) -> None:
-    plain = (await bench.save("a")).snapshot
-    await bench.switch(True)
-    sealed = (await bench.save("b")).snapshot
-    content = bytearray(bench.manifest(sealed).read_bytes())
+async def test_a_damaged_newest_encrypted_manifest_is_named(either: Switched) -> None:
+    plain = (await either.save("a")).snapshot
+    await either.switch(True)
+    sealed = (await either.save("b")).snapshot
+    content = bytearray(either.manifest(sealed).read_bytes())
     content[-1] ^= 1
-    bench.manifest(sealed).write_bytes(content)
+    either.manifest(sealed).write_bytes(content)
     with pytest.raises(AuthenticationError, match=f"{sealed}.* is not authentic"):
-        await bench.restored(snapshot=plain)
+        await either.restored(snapshot=plain)
 
 
-async def test_a_further_name_of_a_sealed_file_in_a_plain_run(bench: Switched) -> None:
-    await bench.switch(True)
-    first = bench.write("first", b"linked " * 1000)
-    os.link(first, bench.tree / "second")
-    await bench.save("a")
-    await bench.switch(False)
-    os.link(first, bench.tree / "third")
-    await bench.save("b")
-    await bench.restores_all()
-    assert not (await bench.verified()).damaged
+async def test_a_further_name_of_a_sealed_file_in_a_plain_run(either: Switched) -> None:
+    await either.switch(True)
+    first = either.write("first", b"linked " * 1000)
+    os.link(first, either.tree / "second")
+    await either.save("a")
+    await either.switch(False)
+    os.link(first, either.tree / "third")
+    await either.save("b")
+    await either.restores_all()
+    assert not (await either.verified()).damaged
 
 
 async def test_two_sections_of_one_destination_one_of_them_encrypted(tmp_path: Path) -> None:

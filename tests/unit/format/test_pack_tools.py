@@ -256,6 +256,19 @@ def test_a_pack_of_references_alone(tool: Tool, level: int, references: int, tmp
     assert (target / os.fsdecode(NO_ENTRY)).stat().st_size == 0
 
 
+def test_copies_are_files_for_whoever_extracts_them(tool: Tool, tmp_path: Path) -> None:
+    builder = PackBuilder(zstd_level=0)
+    first = entry(b"first", size=5)
+    builder.add(first, b"hello")
+    builder.add(msgspec.structs.replace(first, path=b"c" * 150), link_to=b"first", copy=True)
+    pack = put_pack(tmp_path, b"".join(builder.finish().body), compressed=False)
+    target = tmp_path / "target"
+    target.mkdir()
+    tool.list(pack, locale="C")
+    tool.extract(pack, target, locale="C", user=None)
+    assert (target / ("c" * 150)).read_bytes() == b"hello"
+
+
 def test_ten_thousand_names_of_one_file(tool: Tool, tmp_path: Path) -> None:
     names = 10_000
     first = entry(b"first", size=5, nlink=names, hardlink="1")
