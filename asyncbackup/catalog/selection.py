@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from asyncbackup.catalog.database import connect
-from asyncbackup.catalog.rows import COLUMNS, NLINK, PLACEHOLDERS, Row, SqlValue, entry_of_row, row_of_entry
+from asyncbackup.catalog.selection_rows import entry_of_stored, packed_extent, stored_entry
 from asyncbackup.errors import CatalogError, FormatError, SectionBusyError
-from asyncbackup.model import Entry, Kind, Pending
+from asyncbackup.model import Entry, Kind
 
 if TYPE_CHECKING:
     import aiosqlite
+
+    from asyncbackup.catalog.rows import Row, SqlValue
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ PAGE_ROWS = 512
 PAGE_PATH_BYTES = 1024 * 1024
 """What the paths of a page may add up to, about: ten thousand folders deep, each is tens of kilobytes."""
 
-_TABLES = f"""
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
@@ -47,15 +49,20 @@ CREATE TABLE entries (
     leader INTEGER,
     own_place BLOB,
     parent_place BLOB,
-    {COLUMNS}
+    size INTEGER NOT NULL,
+    hardlink TEXT NOT NULL,
+    extent_run TEXT,
+    extent_key TEXT,
+    extent_offset INTEGER,
+    entry BLOB NOT NULL
 );
 CREATE TABLE groups (label TEXT PRIMARY KEY, leader INTEGER NOT NULL) WITHOUT ROWID;
 """
 _INSERT = (
-    "INSERT INTO entries (id, state, role, implied, packed, own_place, parent_place, "  # noqa: S608 - constants only
-    f"{COLUMNS}) VALUES (?, ?, ?, 0, ?, ?, ?, {PLACEHOLDERS})"
+    "INSERT INTO entries (id, state, role, implied, packed, own_place, parent_place, size, hardlink, "
+    "extent_run, extent_key, extent_offset, entry) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_SELECT = f"SELECT id, state, role, implied, leader, {COLUMNS} FROM entries"  # noqa: S608 - constants only
+_SELECT = "SELECT id, state, role, implied, leader, entry FROM entries"
 
 _PACKED_IS = {None: "", False: "AND packed = 0", True: "AND packed = 1"}
 
@@ -87,6 +94,11 @@ class State(enum.IntEnum):
     """A folder that did not exist before this restore: its metadata is restored in any case."""
     UNSURE = 6
     """A file that was done before the machine was started again: read before it is believed."""
+
+
+# Enumerations are called for each row: a look-up costs a tenth.
+_STATES = tuple(State)
+_ROLES_BY_NUMBER = tuple(Role)
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -156,26 +168,8 @@ class Selection:
 
     async def add(self, candidates: Iterable[Candidate]) -> None:
         """Store entries, in the manifest's order. Raises ``FormatError`` for values no file system has."""
-        rows: list[tuple[object, ...]] = []
-        groups: list[tuple[str, int]] = []
-        for candidate in candidates:
-            entry = candidate.entry
-            self._last_id += 1
-            state = State.TODO if candidate.selected else State.CANDIDATE
-            rows.append(
-                (
-                    self._last_id,
-                    int(state),
-                    int(_ROLES[entry.kind]),
-                    int(_is_packed(entry)),
-                    candidate.own_place,
-                    candidate.parent_place,
-                    *_row(entry),
-                )
-            )
-            if entry.hardlink and entry.kind is not Kind.FOLDER:
-                groups.append((entry.hardlink, self._last_id))
         try:
+            rows, groups = self._numbered(candidates)
             async with self._transaction() as connection:
                 await connection.executemany(_INSERT, rows)
                 await connection.executemany(
@@ -305,11 +299,15 @@ class Selection:
 
     async def mark(self, states: Sequence[tuple[int, State]]) -> None:
         """Note how far rows have come, in one transaction."""
+        by_state: dict[State, list[int]] = {}
+        for number, state in dict(states).items():
+            by_state.setdefault(state, []).append(number)
         async with self._transaction() as connection:
-            await connection.executemany(
-                "UPDATE entries SET state = ? WHERE id = ?",
-                [(int(state), number) for number, state in states],
-            )
+            for state, numbers in by_state.items():
+                for begin in range(0, len(numbers), PAGE_ROWS):
+                    # One statement for many rows: each would wait for the interpreter's lock anew.
+                    part = _numbers(numbers[begin : begin + PAGE_ROWS])
+                    await connection.execute(f"UPDATE entries SET state = {state} WHERE id IN ({part})")  # noqa: S608
 
     async def promote(self, link: SelectedEntry, *, adopt: bool) -> None:
         """Let a further name have content of its own; with ``adopt`` it becomes the leader of the others."""
@@ -327,6 +325,34 @@ class Selection:
     def discard(self) -> None:
         """Remove the database's files; the selection must not be used any more."""
         _remove_files(self.path)
+
+    def _numbered(
+        self, candidates: Iterable[Candidate]
+    ) -> tuple[list[tuple[SqlValue, ...]], list[tuple[str, int]]]:
+        """Rows of the tables ``entries`` and ``groups``."""
+        rows: list[tuple[SqlValue, ...]] = []
+        groups: list[tuple[str, int]] = []
+        for candidate in candidates:
+            entry = candidate.entry
+            self._last_id += 1
+            extent = packed_extent(entry)
+            rows.append(
+                (
+                    self._last_id,
+                    int(State.TODO if candidate.selected else State.CANDIDATE),
+                    int(_ROLES[entry.kind]),
+                    int(extent is not None),
+                    candidate.own_place,
+                    candidate.parent_place,
+                    entry.size,
+                    entry.hardlink,
+                    *((None, None, None) if extent is None else (extent.run, extent.key, extent.offset)),
+                    stored_entry(entry),
+                )
+            )
+            if entry.hardlink and entry.kind is not Kind.FOLDER:
+                groups.append((entry.hardlink, self._last_id))
+        return rows, groups
 
     async def _fetch(self, sql: str, parameters: tuple[SqlValue, ...] = ()) -> list[Row]:
         with _translated(self.path):
@@ -444,28 +470,16 @@ async def _imply_folders(connection: aiosqlite.Connection) -> None:
     await connection.execute("DROP INDEX entries_place")
 
 
-def _row(entry: Entry) -> Row:
-    # Owners are restored by number; their names may hold bytes that SQLite's text cannot.
-    row = row_of_entry(entry, Pending.COMMITTED)
-    return (*row[: NLINK + 1], "", "", *row[NLINK + 3 :])
-
-
 def _selected(row: Row) -> SelectedEntry:
-    number, state, role, implied, leader = row[:5]
+    number, state, role, implied, leader, entry = cast("tuple[int, int, int, int, int | None, bytes]", row)
     return SelectedEntry(
-        _int(number),
-        State(_int(state)),
-        Role(_int(role)),
+        number,
+        _STATES[state],
+        _ROLES_BY_NUMBER[role],
         bool(implied),
-        None if leader is None else _int(leader),
-        entry_of_row(row[5:]),
+        leader,
+        entry_of_stored(entry),
     )
-
-
-def _is_packed(entry: Entry) -> bool:
-    """Whether there is a content to fetch, and it lies in a pack."""
-    extent = entry.extent
-    return entry.kind is Kind.FILE and entry.size > 0 and extent is not None and extent.in_pack
 
 
 def _next_limit(page: Sequence[SelectedEntry]) -> int:
