@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _TABLES = """
 CREATE TABLE needed (run TEXT, key TEXT, PRIMARY KEY (run, key)) WITHOUT ROWID;
 CREATE TABLE beside (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE linked (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE hidden (run TEXT, key TEXT, PRIMARY KEY (run, key)) WITHOUT ROWID;
 CREATE TABLE page (run TEXT NOT NULL, key TEXT NOT NULL, base TEXT NOT NULL, size INTEGER NOT NULL);
 CREATE TABLE doomed (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL, key TEXT NOT NULL, size INTEGER NOT NULL
@@ -54,11 +56,16 @@ CREATE TEMP TABLE asked (path BLOB NOT NULL);
 CREATE TEMP TABLE places (place INTEGER NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL);
 """
 
+HIDDEN_STAND_IN_BYTES = 16 * 1024
+"""A stand-in with a hidden name is sealed, so only its size tells it from a content."""
+
 _UNNEEDED = (
     "NOT EXISTS (SELECT 1 FROM needed WHERE needed.run = page.run AND needed.key = page.base) "
+    f"AND NOT (page.size < {HIDDEN_STAND_IN_BYTES} AND EXISTS "
+    "(SELECT 1 FROM hidden WHERE hidden.run = page.run AND hidden.key = page.key)) "
     "AND NOT (page.size = 0 AND EXISTS (SELECT 1 FROM beside WHERE beside.key = page.base)) "
     "AND NOT (page.key != page.base AND EXISTS (SELECT 1 FROM beside WHERE beside.key = page.base))"
-)
+)  # noqa: S608 - constants only
 
 
 class ListedObject(msgspec.Struct, frozen=True, gc=False):
@@ -95,6 +102,24 @@ class NeededObjects:
         rows = [(key,) for key in keys]
         if rows:
             await self._scratch.execute_many("INSERT OR IGNORE INTO beside VALUES (?)", rows)
+
+    async def need_linked(self, paths: Iterable[bytes]) -> None:
+        """Note linked names whose stand-ins have hidden names, which differ from run to run."""
+        rows = [(path,) for path in paths]
+        if rows:
+            await self._scratch.execute_many("INSERT OR IGNORE INTO linked VALUES (?)", rows)
+
+    async def linked(self) -> AsyncIterator[list[bytes]]:
+        """Those names, in pages."""
+        sql = "SELECT path FROM linked WHERE path > ? ORDER BY path LIMIT ?"
+        async for rows in self._scratch.keyed_pages(sql, after=b""):
+            yield [cast("bytes", row[0]) for row in rows]
+
+    async def need_hidden(self, run: str, keys: Iterable[str]) -> None:
+        """Note keys of one run of which those of stand-ins have to stay."""
+        await self._scratch.execute_many(
+            "INSERT OR IGNORE INTO hidden VALUES (?, ?)", [(run, key) for key in keys]
+        )
 
     async def note_lines(self, node: int, paths: Iterable[bytes]) -> None:
         """Note which paths the manifest with that number has a line for."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from asyncbackup.catalog.needed import ListedObject, NeededObjects
 from asyncbackup.catalog.pruning import catalog_entries
 from asyncbackup.format.escape import escape_path
+from asyncbackup.format.hidden import HIDDEN, HiddenNames
 from asyncbackup.format.keys import (
     FILES,
     LONG,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from asyncbackup.repository.open import Repository
     from asyncbackup.repository.snapshots import SnapshotInfo
 
-HIDDEN = "hidden/"
 _OURS = (FILES, LONG, PACKS, HIDDEN)
 """What a writer makes below a run's folder; everything else there is somebody else's."""
 
@@ -50,6 +50,9 @@ class Needs:
         self._needed = needed
         self._counters = counters
         self._go_on = go_on
+        self._hidden = None if repository.key is None else HiddenNames(repository.key)
+        self._hidden_runs: set[str] = set()
+        """Runs whose stand-ins with hidden names are noted."""
 
     async def of_snapshots(
         self, manifests: Mapping[RunId, SnapshotInfo], kept: Set[RunId]
@@ -90,8 +93,22 @@ class Needs:
                     if key.startswith(LONG):
                         base = key.removesuffix(LONG_PATH_SUFFIX)
                     found.append(ListedObject(run, key, base, info.size))
+            await self._note_hidden({each.run for each in found if each.key.startswith(HIDDEN)})
             await self._needed.sort_out(found)
             self._counters.objects_listed += len(page)
+
+    async def _note_hidden(self, runs: set[str]) -> None:
+        """Note how stand-ins of ``runs`` are called that are still needed."""
+        if self._hidden is None:
+            return
+        for run in sorted(runs - self._hidden_runs):
+            self._hidden_runs.add(run)
+            async for paths in self._needed.linked():
+                self._go_on()
+                await self._needed.need_hidden(
+                    run,
+                    [self._hidden.key_of(path, section=self._repository.section, run=run) for path in paths],
+                )
 
     async def _read_above(self, node: Node) -> None:
         """The lines of a manifest that is kept, or that hides lines of a forgotten one, or both."""
@@ -136,12 +153,13 @@ class Needs:
             (entry.extent.run, entry.extent.key) for entry in entries if entry.extent is not None
         )
         await self._needed.packs.need(entries)
-        await self._needed.need_beside(
-            key
+        linked = [
+            (entry.path, entry.extent.key)
             for entry in entries
             if entry.hardlink and entry.extent is not None and entry.kind is Kind.FILE
-            for key in _stand_ins(entry.path, entry.extent.key)
-        )
+        ]
+        await self._needed.need_beside(key for path, content in linked for key in _stand_ins(path, content))
+        await self._needed.need_linked(path for path, content in linked if content.startswith(HIDDEN))
 
 
 def _entries(batch: Sequence[TreeItem]) -> list[Entry]:

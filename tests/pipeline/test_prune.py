@@ -193,6 +193,35 @@ async def test_further_names_and_long_paths_go_with_their_snapshots(
     assert {key for key in objects(bench) if "/data/" in key} == {f"home/data/{last}/files/else"}
 
 
+async def test_stand_ins_with_hidden_names_stay_as_long_as_they_are_needed(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    bench = Workbench(tmp_path, f"file://{folder_destination}", encrypted=True)
+    bench.configure(encryption=msgspec.structs.replace(bench.section.encryption, hide_names=True))
+    await bench.initialise()
+    bench.write("one", b"one content")
+    os.link(bench.tree / "one", bench.tree / "two")
+    first = (await bench.run()).snapshot
+    stored = {key for key in objects(bench) if f"{first}/hidden/" in key}
+    assert len(stored) == 3, "the root, the file, and what names the file"
+    assert b"host" not in at(bench, run_mark_key("home", first)).read_bytes()
+    for number in range(9):
+        bench.write(f"else {number}")
+    second = (await bench.run()).snapshot
+    await forget_all_but(bench, second)
+    await prune(bench)
+    assert stored <= objects(bench)
+    assert picture(await bench.restored()) == picture(bench.tree)
+    (bench.tree / "one").unlink()
+    (bench.tree / "two").unlink()
+    for number in range(9):
+        bench.write(f"else {number}", b"changed")
+    last = (await bench.run()).snapshot
+    await forget_all_but(bench, last)
+    await prune(bench)
+    assert len(stored & objects(bench)) == 1, "the root, which a new time alone does not upload again"
+
+
 async def test_a_damaged_manifest_stops_it_before_anything_is_deleted(bench: Workbench) -> None:
     runs = await three_runs(bench)
     await forget(bench, runs[0])
