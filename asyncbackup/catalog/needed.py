@@ -56,16 +56,14 @@ CREATE TEMP TABLE asked (path BLOB NOT NULL);
 CREATE TEMP TABLE places (place INTEGER NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL);
 """
 
-HIDDEN_STAND_IN_BYTES = 16 * 1024
-"""A stand-in with a hidden name is sealed, so only its size tells it from a content."""
-
+# A stand-in with a hidden name is sealed, so only its size tells it from a content: 16 KiB at most.
 _UNNEEDED = (
     "NOT EXISTS (SELECT 1 FROM needed WHERE needed.run = page.run AND needed.key = page.base) "
-    f"AND NOT (page.size < {HIDDEN_STAND_IN_BYTES} AND EXISTS "
+    "AND NOT (page.size < 16384 AND EXISTS "
     "(SELECT 1 FROM hidden WHERE hidden.run = page.run AND hidden.key = page.key)) "
     "AND NOT (page.size = 0 AND EXISTS (SELECT 1 FROM beside WHERE beside.key = page.base)) "
     "AND NOT (page.key != page.base AND EXISTS (SELECT 1 FROM beside WHERE beside.key = page.base))"
-)  # noqa: S608 - constants only
+)
 
 
 class ListedObject(msgspec.Struct, frozen=True, gc=False):
