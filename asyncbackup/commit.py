@@ -34,6 +34,7 @@ class WrittenManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest that is at the destination and not yet noted in the catalog; ``size`` is as stored."""
 
     run: RunId
+    host: str
     plan: SnapshotPlan
     size: int
 
@@ -86,7 +87,7 @@ async def write_manifest(
                 failures=tuple(failures),
             )
         )
-    return WrittenManifest(run=run, plan=plan, size=receipt.size)
+    return WrittenManifest(run=run, host=header.host, plan=plan, size=receipt.size)
 
 
 async def settle(catalog: Catalog, written: WrittenManifest) -> None:

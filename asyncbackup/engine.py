@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, ContentTable
 from asyncbackup.commit import WrittenManifest, settle, write_manifest
 from asyncbackup.counting import count_ahead
 from asyncbackup.destination import key_prefix_bytes, local_folder
@@ -31,6 +32,7 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
+from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
@@ -49,7 +51,6 @@ from asyncbackup.text import local_path
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
 
-    from asyncbackup.catalog.contents import ContentTable
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.model import Failure
@@ -69,10 +70,6 @@ FAILURES_IN_CATALOG = 100
 """Failures of a run that ``stats`` can still name later."""
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor, so that a run need not fetch it."""
-
-CONTENTS_KEPT = "contents"
-"""In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
-KEPT = b"1"
 
 PACK_BYTES = 16 * 1024 * 1024
 MIN_PART_BYTES = 5 * 1024 * 1024
@@ -315,8 +312,15 @@ class _Run:
             pack_below_bytes=self._pack_below_bytes,
             pack_size_bytes=self._pack_size_bytes,
             zstd_level=self._section.zstd_level,
+            hidden=self._hidden_names(repository),
             run_started=await self._catalog.runs.started() if self._section.packed else {},
         )
+
+    def _hidden_names(self, repository: Repository) -> HiddenNames | None:
+        key = repository.key if repository.seals else None
+        if key is None or not self._section.encryption.hide_names:
+            return None
+        return HiddenNames(key)
 
     def _on_retry(self, reason: str) -> None:
         self._counters.retries += 1
@@ -339,6 +343,7 @@ class _Run:
         return RunSummary(
             section=self._section.name,
             snapshot=snapshot,
+            host=written.host if written is not None else "",
             base=(written.plan.base or "") if written is not None else "",
             manifest_bytes=written.size if written is not None else 0,
             files_scanned=counters.files_scanned,

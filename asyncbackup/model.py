@@ -270,6 +270,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     bytes_to_upload: int = 0
     """Of a dry run: the sizes of the files that a run would read and upload."""
+    host: str = ""
     base: str = ""
     """The snapshot that the manifest is a difference to; empty where it is full."""
     manifest_bytes: int = 0

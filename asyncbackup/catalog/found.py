@@ -2,6 +2,9 @@
 
 ``objects`` is every version of every path that was listed, ``chosen`` the
 newest of each, ``entries`` what becomes of those once they were asked about.
+What tells all of its entry when its path is asked for (members of packs,
+objects with hidden names) is in ``objects`` as well, its entry in ``members``
+(see :mod:`asyncbackup.catalog.found_members`).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from asyncbackup.catalog.found_members import MEMBER_TABLES, FoundMembers
 from asyncbackup.catalog.replace import storable
 from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, entry_of_row, row_of_entry
 from asyncbackup.catalog.scratch import Scratch
@@ -49,6 +53,7 @@ CREATE TABLE chosen (
     modified_ns INTEGER NOT NULL,
     is_folder INTEGER NOT NULL
 ) WITHOUT ROWID;
+{MEMBER_TABLES}
 CREATE TABLE entries ({", ".join(_COLUMN_NAMES)}, PRIMARY KEY (folder, name)) WITHOUT ROWID;
 CREATE TABLE stand_ins (path BLOB PRIMARY KEY, run TEXT NOT NULL, first BLOB NOT NULL) WITHOUT ROWID;
 """
@@ -79,10 +84,11 @@ class StandIn(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class FoundObjects:
     """The tables of one rebuild. Memory stays the same, whatever the number of objects."""
 
-    __slots__ = ("_scratch",)
+    __slots__ = ("_scratch", "members")
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self.members = FoundMembers(scratch)
 
     @classmethod
     @asynccontextmanager
@@ -120,7 +126,8 @@ class FoundObjects:
     async def newest_run(self) -> str:
         """The newest run that has an object, ``""`` if there is none."""
         rows = await self._scratch.all(
-            "SELECT max(run) FROM (SELECT max(run) AS run FROM objects UNION ALL SELECT max(run) FROM long)"
+            "SELECT max(run) FROM (SELECT max(run) AS run FROM objects UNION ALL SELECT max(run) FROM long "
+            "UNION ALL SELECT max(run) FROM packs)"
         )
         return cast("str | None", rows[0][0]) or ""
 
@@ -173,10 +180,14 @@ class FoundObjects:
         )
 
     async def chosen(self) -> AsyncIterator[list[FoundObject]]:
-        """The newest version of every path, in pages; entries may be put meanwhile."""
+        """The newest version of every path that is no member, in pages; entries may be put meanwhile."""
         fields = "path, run, key, size, modified_ns, is_folder"
-        sql = f"SELECT {fields} FROM chosen WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608
-        root = await self._scratch.all(f"SELECT {fields} FROM chosen WHERE path = x''")  # noqa: S608
+        to_ask = (
+            f"SELECT {fields} FROM chosen c WHERE NOT EXISTS "  # noqa: S608
+            "(SELECT 1 FROM members m WHERE m.path = c.path AND m.run = c.run)"
+        )
+        sql = f"{to_ask} AND path > ? ORDER BY path LIMIT ?"
+        root = await self._scratch.all(f"{to_ask} AND path = x''")
         yield [_found(row) for row in root]
         async for rows in self._scratch.keyed_pages(sql, after=b"", page_rows=1024):
             yield [_found(row) for row in rows]

@@ -27,7 +27,9 @@ COMMANDS = {
     },
     "Look": {
         "list_remote": "asyncbackup.cli.remote:list_remote",
-        "snapshots": "asyncbackup.cli.remote:snapshots",
+        "snapshots": "asyncbackup.cli.snapshots:snapshots",
+        "diff": "asyncbackup.cli.history:diff",
+        "find": "asyncbackup.cli.history:find",
         "stats": "asyncbackup.cli.stats:stats",
     },
     "Maintain": {

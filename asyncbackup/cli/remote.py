@@ -1,4 +1,4 @@
-"""``list_remote`` and ``snapshots``: what the destination holds, read from there."""
+"""``list_remote``: what a snapshot holds, read from the destination."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import stat
 import sys
 import time
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +15,7 @@ from asyncbackup.cli.commands import Command, GroupedOption, global_options, sec
 from asyncbackup.cli.exit_codes import ExitCode
 from asyncbackup.cli.runner import run_async
 from asyncbackup.cli.sections import each_section
-from asyncbackup.cli.session import select
+from asyncbackup.cli.session import select_with_paths
 from asyncbackup.format.escape import escape_path
 from asyncbackup.model import Kind
 from asyncbackup.text import terminal_path, terminal_text
@@ -33,7 +32,7 @@ _CODES = (ExitCode.OK, ExitCode.FAILED, ExitCode.USAGE, ExitCode.INTERRUPTED)
 
 SNAPSHOT_HELP = (
     "An id or its beginning, or a time: the newest snapshot not younger than 2026-11-01, "
-    "2026-11-01T12:00, '3 days ago'."
+    "2026-11-01T12:00, yesterday, '3 days ago'."
 )
 
 
@@ -44,6 +43,10 @@ class Totals(msgspec.Struct):
     folders: int = 0
     symlinks: int = 0
     bytes: int = 0
+
+    @property
+    def entries(self) -> int:
+        return self.files + self.folders + self.symlinks
 
     def add(self, entry: Entry) -> None:
         """Count one entry."""
@@ -60,12 +63,13 @@ class Totals(msgspec.Struct):
     cls=Command,
     examples="""
 asyncbackup ls home                                   # the latest snapshot
+asyncbackup ls home docs/letters --long               # one folder, with owners
 asyncbackup ls home --snapshot 2026-11-01 | grep pdf
 asyncbackup ls home --json | jq -r .path
 """,
     codes=_CODES,
 )
-@click.argument("section", required=False, metavar="[SECTION]")
+@click.argument("arguments", metavar="[SECTION] [PATH]...", nargs=-1)
 @click.option(
     "--snapshot",
     cls=GroupedOption,
@@ -74,33 +78,48 @@ asyncbackup ls home --json | jq -r .path
     show_default=True,
     help=SNAPSHOT_HELP,
 )
+@click.option(
+    "-l", "--long", cls=GroupedOption, is_flag=True, help="Also the number of names, the owner and the group."
+)
 @section_options
 @global_options
 @click.pass_obj
-def list_remote(session: Session, section: str | None, snapshot: str) -> ExitCode:
-    """List the files of a snapshot.
+def list_remote(session: Session, arguments: tuple[str, ...], snapshot: str, long: bool) -> ExitCode:
+    """List the files of a snapshot, or the PATHs of it with what is below.
 
     It is read from the destination, not from the database. A line is the mode, the size in bytes, the
-    time of the last change, and the path; what could upset a terminal is written as %XX.
+    time of the last change, and the path; what could upset a terminal is written as %XX. PATHs are
+    relative to the section's folder, or absolute below it. SECTION may be left out where the
+    configuration has only one; without SECTION and PATHs all sections are listed.
     """
     session.start_logging()
     output = session.output()
-    selection = select(session, (section,) if section else ())
+    selection, paths = select_with_paths(session, arguments)
 
     async def main(stop: StopRequest) -> ExitCode:
         async def list_one(section: SectionSettings) -> ExitCode:
-            return await _list(output, selection, section, snapshot)
+            return await _list(output, selection, section, snapshot, paths, long=long)
 
         return await each_section(session, output, selection, list_one, stop=stop)
 
     return run_async(main, output=output, graceful=False)
 
 
-async def _list(output: Output, selection: Selection, section: SectionSettings, snapshot: str) -> ExitCode:
+async def _list(
+    output: Output,
+    selection: Selection,
+    section: SectionSettings,
+    snapshot: str,
+    paths: list[bytes],
+    *,
+    long: bool,
+) -> ExitCode:
     from asyncbackup.repository.open import open_repository
     from asyncbackup.repository.remote import list_remote as entries_of
     from asyncbackup.repository.snapshots import resolve_snapshot
+    from asyncbackup.restore.filter import Choice, EntryFilter
 
+    wanted = EntryFilter(paths=paths, include=(), exclude=(), root=section.path)
     totals = Totals()
     async with open_repository(selection.settings, section) as repository:
         run = await resolve_snapshot(repository, snapshot)
@@ -108,12 +127,15 @@ async def _list(output: Output, selection: Selection, section: SectionSettings, 
             output.result(f"{section.name}: snapshot {run}")
         async with aclosing(entries_of(repository, run)) as batches:
             async for batch in batches:
+                if not wanted.takes_all:
+                    batch = [entry for entry in batch if wanted.choose(entry) is Choice.SELECTED]
                 for entry in batch:
                     totals.add(entry)
                 if output.json:
                     output.events([entry_fields(section.name, entry) for entry in batch])
                 else:
-                    output.result(*(entry_line(entry) for entry in batch))
+                    output.result(*(entry_line(entry, long=long) for entry in batch))
+        wanted.check_matched(selected=totals.entries, snapshot=run, section=section.name)
     fields: dict[str, object] = {"section": section.name, "snapshot": run, **msgspec.structs.asdict(totals)}
     output.event("summary", fields)
     if not output.json:
@@ -126,14 +148,20 @@ async def _list(output: Output, selection: Selection, section: SectionSettings, 
     return ExitCode.OK
 
 
-def entry_line(entry: Entry) -> str:
-    """One entry as ``ls -l`` would show it, owner and links left out."""
+def entry_line(entry: Entry, *, long: bool = False) -> str:
+    """One entry as ``ls -l`` would show it, owner and links only if it shall be ``long``."""
     name = terminal_path(entry.path)
     if entry.kind is Kind.FOLDER and entry.path:
         name += "/"
     elif entry.kind is Kind.SYMLINK:
         name += f" -> {terminal_path(entry.target)}"
-    return f"{stat.filemode(entry.mode)} {entry.size:>12} {time_text(entry.mtime_ns)} {name}"
+    owners = f" {entry.nlink:>3} {_owner(entry):16}" if long else ""
+    return f"{stat.filemode(entry.mode)}{owners} {entry.size:>12} {time_text(entry.mtime_ns)} {name}"
+
+
+def _owner(entry: Entry) -> str:
+    """Owner and group, by their numbers where they had no names."""
+    return terminal_text(f"{entry.owner or entry.uid} {entry.group or entry.gid}")
 
 
 def entry_fields(section: str, entry: Entry) -> dict[str, object]:
@@ -158,6 +186,8 @@ def entry_fields(section: str, entry: Entry) -> dict[str, object]:
     if entry.extent is not None:
         fields["run"] = entry.extent.run
         fields["key"] = entry.extent.key
+        if entry.extent.in_pack:
+            fields["offset"] = entry.extent.offset
     return fields
 
 
@@ -168,57 +198,3 @@ def time_text(time_ns: int) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return f"@{seconds}"
-
-
-@click.command(
-    cls=Command,
-    examples="""
-asyncbackup snapshots
-asyncbackup snapshots home --json | jq -r 'select(.event == "snapshot").id'
-""",
-    codes=_CODES,
-)
-@click.argument("section", required=False, metavar="[SECTION]")
-@section_options
-@global_options
-@click.pass_obj
-def snapshots(session: Session, section: str | None) -> ExitCode:
-    """List the snapshots that the destination holds, the oldest first."""
-    session.start_logging()
-    output = session.output()
-    selection = select(session, (section,) if section else ())
-
-    async def main(stop: StopRequest) -> ExitCode:
-        async def show(section: SectionSettings) -> ExitCode:
-            return await _snapshots(output, selection, section)
-
-        return await each_section(session, output, selection, show, stop=stop)
-
-    return run_async(main, output=output, graceful=False)
-
-
-async def _snapshots(output: Output, selection: Selection, section: SectionSettings) -> ExitCode:
-    from asyncbackup.repository.open import open_repository
-    from asyncbackup.repository.snapshots import list_snapshots
-
-    async with open_repository(selection.settings, section) as repository:
-        found = await list_snapshots(repository)
-    output.events(
-        {
-            "event": "snapshot",
-            "section": section.name,
-            "id": snapshot.id,
-            "started": datetime.fromtimestamp(snapshot.started_ns // 1_000_000_000, UTC).isoformat(),
-            "manifest_bytes": snapshot.size,
-        }
-        for snapshot in found
-    )
-    output.event("summary", {"section": section.name, "snapshots": len(found)})
-    output.result(
-        f"{section.name}: {plural(len(found), 'snapshot')} at {terminal_text(section.destination)}",
-        *(
-            f"  {snapshot.id}  {time_text(snapshot.started_ns)}  manifest {format_size(snapshot.size)}"
-            for snapshot in found
-        ),
-    )
-    return ExitCode.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from asyncbackup.cli.commands import Command, GroupedOption, global_options, sec
 from asyncbackup.cli.exit_codes import ExitCode
 from asyncbackup.cli.progress import restore_figures, show_progress
 from asyncbackup.cli.runner import run_async
-from asyncbackup.cli.session import select, unknown_section
+from asyncbackup.cli.session import select_with_paths
 from asyncbackup.cli.summary import failure_events, restore_fields, restore_lines
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ asyncbackup restore home --overwrite never                        # only what is
     default="latest",
     show_default=True,
     help="An id or its beginning, or a time: the newest snapshot not younger than 2026-11-01, "
-    "2026-11-01T12:00, '3 days ago'.",
+    "2026-11-01T12:00, yesterday, '3 days ago'.",
 )
 @click.option(
     "--target",
@@ -140,20 +139,8 @@ def restore(
 
 
 def _choose(session: Session, arguments: tuple[str, ...]) -> tuple[Settings, SectionSettings, list[bytes]]:
-    """The section and the paths in it. The first argument is a path where it can be no section."""
-    if session.from_folder:
-        # There is one section, so every argument is a path.
-        selection = select(session, ())
-        return selection.settings, selection.sections[0], _paths(arguments)
-    settings = session.settings()
-    if arguments and arguments[0] in settings.sections:
-        return settings, settings.section(arguments[0]), _paths(arguments[1:])
-    if len(settings.sections) == 1:
-        return settings, next(iter(settings.sections.values())), _paths(arguments)
-    if arguments:
-        raise click.UsageError(unknown_section(settings, arguments[0]))
-    raise click.UsageError(f"name the section to restore: {', '.join(settings.sections)}")
-
-
-def _paths(arguments: tuple[str, ...]) -> list[bytes]:
-    return [os.fsencode(argument) for argument in arguments]
+    """The section and the paths in it."""
+    selection, paths = select_with_paths(session, arguments)
+    if len(selection.sections) > 1:
+        raise click.UsageError(f"name the section to restore: {', '.join(selection.settings.sections)}")
+    return selection.settings, selection.sections[0], paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -121,6 +122,31 @@ def select(session: Session, names: Sequence[str]) -> Selection:
             raise click.UsageError(unknown_section(settings, name))
     chosen = dict.fromkeys(names) if names else settings.sections
     return Selection(settings=settings, sections=tuple(settings.sections[name] for name in chosen))
+
+
+def select_one(session: Session, name: str | None) -> tuple[Settings, SectionSettings]:
+    """The section of that name; without one, the only section there is. Raises as :func:`select`."""
+    selection = select(session, () if name is None else (name,))
+    if len(selection.sections) > 1:
+        raise click.UsageError(f"name the section: {', '.join(selection.settings.sections)}")
+    return selection.settings, selection.sections[0]
+
+
+def select_with_paths(session: Session, arguments: Sequence[str]) -> tuple[Selection, list[bytes]]:
+    """What ``[SECTION] [PATH]...`` names: the first argument is a path where it can be no section.
+
+    Without any argument it is all sections. Raises as :func:`select`.
+    """
+    if session.from_folder or not arguments:
+        # With one section at most, or nothing to tell apart, every argument is a path.
+        selection, rest = select(session, ()), arguments
+    else:
+        sections = session.settings().sections
+        if arguments[0] not in sections and len(sections) == 1:
+            selection, rest = select(session, ()), arguments
+        else:
+            selection, rest = select(session, arguments[:1]), arguments[1:]
+    return selection, [os.fsencode(argument) for argument in rest]
 
 
 def unknown_section(settings: Settings, name: str) -> str:

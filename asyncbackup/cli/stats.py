@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from asyncbackup.flow.stop import StopRequest
 
 GROWTH_SHOWN = 10
+_FIGURES_OF_A_RUN = (
+    "files_scanned",
+    "files_new",
+    "files_changed",
+    "files_deleted",
+    "files_failed",
+    "bytes_scanned",
+    "bytes_uploaded",
+    "elapsed_seconds",
+    "manifest_bytes",
+    "base",
+)
 
 
 @click.command(
@@ -156,21 +168,25 @@ def _growth(committed: list[RunRecord], *, every: bool) -> list[str]:
     if not committed:
         return [row("snapshots", "none yet")]
     shown = committed if every else committed[-GROWTH_SHOWN:]
-    lines = [row("snapshots", f"{'':28} {'files':>12} {'size':>10} {'uploaded':>10}")]
+    columns = ("files", "size", "new", "changed", "gone", "uploaded", "manifest")
+    lines = [row("snapshots", f"{'':22} {' '.join(f'{column:>10}' for column in columns)}")]
     if hidden := len(committed) - len(shown):
         lines.append(row("", f"({plural(hidden, 'older one')}; --verbose lists all)"))
     for record in shown:
         summary = record.summary
         if summary is None:
-            lines.append(row("", f"{record.run:28} {'(of another database)':>34}"))
+            lines.append(row("", f"{record.run:22} (of another database)"))
             continue
-        lines.append(
-            row(
-                "",
-                f"{record.run:28} {format_count(summary.files_scanned):>12} "
-                f"{format_size(summary.bytes_scanned):>10} {format_size(summary.bytes_uploaded):>10}",
-            )
+        figures = (
+            format_count(summary.files_scanned),
+            format_size(summary.bytes_scanned),
+            format_count(summary.files_new),
+            format_count(summary.files_changed),
+            format_count(summary.files_deleted),
+            format_size(summary.bytes_uploaded),
+            format_size(summary.manifest_bytes),
         )
+        lines.append(row("", f"{record.run:22} {' '.join(f'{figure:>10}' for figure in figures)}"))
     return lines
 
 
@@ -182,6 +198,6 @@ def _run_fields(record: RunRecord) -> dict[str, object]:
         "committed": record.committed,
     }
     if record.summary is not None:
-        for name in ("files_scanned", "files_failed", "bytes_scanned", "bytes_uploaded", "elapsed_seconds"):
+        for name in _FIGURES_OF_A_RUN:
             fields[name] = getattr(record.summary, name)
     return fields

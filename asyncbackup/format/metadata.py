@@ -18,14 +18,24 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from asyncbackup.errors import FormatError
-from asyncbackup.format.envelope import sealed_size
+from asyncbackup.format.envelope import sealed_size, unsealed_size
 from asyncbackup.format.keys import check_path, is_long_key, long_key, path_of_content_key
-from asyncbackup.model import Entry, Kind, kind_of_mode
+from asyncbackup.model import ZSTD, Entry, Kind, kind_of_mode
 
 MAX_METADATA_BYTES = 1700
 """Of all names and values together: below S3's 2 KB, and what clients take in one response header."""
 MAX_PATH_VALUE_BYTES = 1100
 ENCODING = "cobblestone-256"
+"""Of a sealed content."""
+COMPRESSED = "zstd"
+"""Of a compressed one."""
+
+# encoding → (compression, sealed)
+_ENCODINGS = {
+    ENCODING: ("", True),
+    COMPRESSED: (ZSTD, False),
+    f"{COMPRESSED}+{ENCODING}": (ZSTD, True),
+}
 
 # What is left out is named; the list of all that can be is this long, its own name included.
 _OMITTED_RESERVE_BYTES = 80
@@ -43,6 +53,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class ObjectDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What an object's key, size and metadata tell of its entry.
 
+    ``encrypted`` and ``compression`` say what was done to the content.
     ``first_path`` is the path whose content this name shares, if the object is
     an empty stand-in; ``omitted`` names the fields that had no room;
     ``described`` is false for an object that carries no ``mode``, whose entry
@@ -52,17 +63,27 @@ class ObjectDescription(msgspec.Struct, frozen=True, kw_only=True):
     entry: Entry
     encrypted: bool
     described: bool
+    compression: str = ""
     first_path: bytes = b""
     omitted: tuple[str, ...] = ()
 
 
 def encode_metadata(
-    entry: Entry, *, original_size: int | None, long_path: bool, first_path: bytes = b""
+    entry: Entry,
+    *,
+    original_size: int | None,
+    long_path: bool,
+    first_path: bytes = b"",
+    compression: str = "",
+    unlimited: bool = False,
 ) -> dict[str, str]:
-    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together.
+    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together,
+    unless they are ``unlimited``.
 
     ``original_size`` is the content's size for a sealed object and ``None``
     for a plain one, ``long_path`` whether the key is a ``long/`` one.
+    ``compression`` is ``"zstd"`` for a content that is stored compressed, and
+    sealed or not after that.
     ``first_path`` makes the object the empty stand-in of a further name of
     that path's content. What has no room is left out, from the end of this
     order: path, target, hardlink, links, owner, group, ctime, xattr.
@@ -78,7 +99,10 @@ def encode_metadata(
             metadata["asyncbackup-size"] = str(entry.size)
         elif original_size is not None:
             metadata["asyncbackup-size"] = str(original_size)
-            metadata["asyncbackup-encoding"] = ENCODING
+            metadata["asyncbackup-encoding"] = f"{COMPRESSED}+{ENCODING}" if compression else ENCODING
+        elif compression:
+            metadata["asyncbackup-size"] = str(entry.size)
+            metadata["asyncbackup-encoding"] = COMPRESSED
         # In clear beside a sealed object, the digest would tell whether it is some known file.
         if entry.sha256 and original_size is None and not first_path:
             metadata["asyncbackup-sha256"] = entry.sha256.hex()
@@ -108,11 +132,13 @@ def encode_metadata(
         "ctime": _time_text(entry.ctime_ns) if entry.ctime_ns else "",
         "xattr": _xattr_text(entry.xattrs),
     }
+    if unlimited:
+        return metadata | {f"asyncbackup-{field}": value for field, value in optional.items() if value}
     return _fill(metadata, optional)
 
 
 def object_metadata(
-    entry: Entry, key: str, *, sealed: bool = False, first_path: bytes = b""
+    entry: Entry, key: str, *, sealed: bool = False, first_path: bytes = b"", compression: str = ""
 ) -> dict[str, str]:
     """:func:`encode_metadata` of ``entry``'s object at ``key``, which is relative to its run's folder."""
     return encode_metadata(
@@ -120,12 +146,26 @@ def object_metadata(
         original_size=entry.size if sealed else None,
         long_path=is_long_key(key),
         first_path=first_path,
+        compression=compression,
     )
 
 
 def long_path_fits(entry: Entry) -> bool:
     """Whether the metadata has room for a long path; if not, an object of its own has to hold it."""
     return len(_quote(entry.path)) <= MAX_PATH_VALUE_BYTES
+
+
+def path_in_metadata(metadata: Mapping[str, str], key: str) -> bytes:
+    """The path that the object at ``key`` names itself. Raises :class:`FormatError`, naming the key, where
+    there is none, or one that no entry can have."""
+    try:
+        path = _unquote(metadata["asyncbackup-path"])
+        check_path(path)
+    except KeyError:
+        raise FormatError(f"{key!r}: it does not say of which path it is") from None
+    except FormatError as error:
+        raise FormatError(f"{key!r}: {error}") from None
+    return path
 
 
 def decode_metadata(
@@ -160,11 +200,12 @@ def _describe(
     kind, mode = _kind_and_mode(metadata.get("mode"), key)
     target = _unquote(metadata.get("asyncbackup-target", ""))
     first_path = _unquote(metadata.get("asyncbackup-hardlink", ""))
-    encrypted = "asyncbackup-encoding" in metadata
+    compression, encrypted = _encoding(metadata)
+    encoded = encrypted or bool(compression)
     size = len(target) if kind is Kind.SYMLINK else 0
     if kind is Kind.FILE:
-        size = _content_size(metadata, stored_size, encrypted=encrypted)
-    elif stored_size or encrypted or first_path:
+        size = _content_size(metadata, stored_size, compression, encrypted=encrypted)
+    elif stored_size or encoded or first_path:
         raise FormatError(f"a {kind} has no content")
     if first_path:
         check_path(first_path)
@@ -193,6 +234,7 @@ def _describe(
     return ObjectDescription(
         entry=entry,
         encrypted=encrypted,
+        compression=compression,
         described="mode" in metadata,
         first_path=first_path,
         omitted=tuple(omitted.split(",")) if omitted else (),
@@ -227,12 +269,26 @@ def _kind_and_mode(text: str | None, key: str) -> tuple[Kind, int]:
     return kind, mode
 
 
-def _content_size(metadata: Mapping[str, str], stored_size: int, *, encrypted: bool) -> int:
+def _encoding(metadata: Mapping[str, str]) -> tuple[str, bool]:
+    """What was done to the content: its compression, and whether it was sealed."""
+    encoding = metadata.get("asyncbackup-encoding")
+    if encoding is None:
+        return "", False
+    if encoding not in _ENCODINGS:
+        raise FormatError(f"the encoding {encoding!r} is not known (only {', '.join(_ENCODINGS)} are)")
+    return _ENCODINGS[encoding]
+
+
+def _content_size(metadata: Mapping[str, str], stored_size: int, compression: str, *, encrypted: bool) -> int:
     announced = metadata.get("asyncbackup-size")
+    if compression:
+        # How far the frames expand only they tell; what can be checked is that they can have been sealed.
+        if announced is None:
+            raise FormatError("its metadata does not say how large its content is before compression")
+        if encrypted:
+            unsealed_size(stored_size)
+        return _number(announced)
     if encrypted:
-        encoding = metadata["asyncbackup-encoding"]
-        if encoding != ENCODING:
-            raise FormatError(f"the encoding {encoding!r} is not known (only {ENCODING!r} is)")
         if announced is None or sealed_size(_number(announced)) != stored_size:
             raise FormatError(f"{stored_size} bytes cannot be the sealed form of {announced} bytes")
         return _number(announced)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender
-from asyncbackup.format.envelope import Sealer, sealed_size
+from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer, sealed_size
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     CopyPayload,
@@ -97,7 +97,7 @@ class Encryptor:
     def _seal_wholes(self, wholes: Sequence[WholePayload]) -> list[WholePayload]:
         done: list[WholePayload] = []
         for payload in wholes:
-            sealer = self._sealer(payload.key, payload.entry.size)
+            sealer = self._sealer(payload.key, UNKNOWN_SIZE if payload.skip else len(payload.body))
             body = bytearray(sealer.start())
             body += sealer.update(payload.body)
             body += sealer.finalize()
@@ -139,7 +139,8 @@ class Encryptor:
         upload = item.upload
         message = self._messages.get(upload)
         if message is None:
-            message = _Message(self._sealer(upload.key, upload.entry.size))
+            size = UNKNOWN_SIZE if upload.compression or upload.head else upload.entry.size
+            message = _Message(self._sealer(upload.key, size))
             self._messages[upload] = message
         message.waiting.append(item)
         if not isinstance(item, PartPayload):
@@ -156,7 +157,7 @@ class Encryptor:
                     await sealed.send_all(await self._gate.run(_seal_end, message, item.upload))
                     await sealed.send(msgspec.structs.replace(item, part_count=message.number))
                 case AbandonUpload():
-                    await sealed.send(msgspec.structs.replace(item, leased=message.leased))
+                    await sealed.send(msgspec.structs.replace(item, leased=item.leased + message.leased))
 
 
 def _seal_part(message: _Message, part: PartPayload) -> list[PartPayload]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.format.keys import pack_key
-from asyncbackup.format.pack_builder import BuiltPack, PackBuilder
+from asyncbackup.format.pack_builder import BuiltPack, Likeness, PackBuilder, likeness
 from asyncbackup.model import ZSTD, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.payload import PackBatch, PackItem, PackPayload, Payload
 from asyncbackup.pipeline.underway import PackUnderway, Sharer, Underway
@@ -45,7 +45,7 @@ class _Member(NamedTuple):
 class _OpenPack:
     """A pack that is being built. ``paths`` are those of its members, by index."""
 
-    __slots__ = ("builder", "firsts", "leased", "paths", "underway")
+    __slots__ = ("alike", "builder", "firsts", "leased", "paths", "underway")
 
     def __init__(self, key: str, zstd_level: int) -> None:
         self.builder = PackBuilder(zstd_level=zstd_level)
@@ -53,6 +53,8 @@ class _OpenPack:
         self.paths: list[bytes] = []
         self.firsts: dict[bytes, int] = {}
         """Members with further names, by path, that a link may be made to."""
+        self.alike: dict[Likeness, int] = {}
+        """Members that a copy may be a link to."""
         self.leased = 0
 
 
@@ -116,7 +118,7 @@ class Packer:
                 members.append(_Member(item.entry, link_to=item.link_to))
                 pack.paths.append(item.entry.path)
                 self._wait(pack.underway, item, pack.firsts[item.link_to])
-            elif item.entry.size and (recent := self._holdings.recent(item.entry.sha256)) is not None:
+            elif item.entry.size and (recent := self._recent(item, pack)) is not None:
                 self._budget.release(_whole_lease(item))
                 await self._share(item, *recent, pack, members, outcomes)
             elif item.whole is not None:
@@ -139,6 +141,18 @@ class Packer:
         entry = item.entry
         return held.get(entry.sha256) if entry.kind is Kind.FILE and entry.size else None
 
+    def _recent(self, item: PackItem, pack: _OpenPack) -> tuple[Underway, int] | None:
+        """The content of this run that ``item`` may share; in the open pack, that of a member that is alike.
+
+        A copy is a link there: who extracts it, perhaps as root, must not
+        give the owner and mode of one file to another.
+        """
+        recent = self._holdings.recent(item.entry.sha256)
+        if recent is None or recent[0] is not pack.underway:
+            return recent
+        index = pack.alike.get(likeness(item.entry), recent[1] if item.link_to else None)
+        return None if index is None else (pack.underway, index)
+
     def _append(self, item: PackItem, pack: _OpenPack, members: list[_Member]) -> None:
         entry, index = item.entry, len(pack.paths)
         members.append(_Member(entry, item.body))
@@ -147,6 +161,7 @@ class Packer:
         if entry.kind is Kind.FILE:
             if entry.size:
                 self._holdings.expect(entry.sha256, pack.underway, index)
+                pack.alike[likeness(entry)] = index
             if entry.hardlink:
                 pack.firsts[entry.path] = index
 

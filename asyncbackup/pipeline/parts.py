@@ -8,10 +8,15 @@ becomes, so the sealed parts are of one size as well.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from asyncbackup.errors import SourceError
 from asyncbackup.format.envelope import CHUNK_SIZE, TAG_SIZE, sealed_size
+
+if TYPE_CHECKING:
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
 
 MIB = 1024 * 1024
 MAX_PARTS = 10_000
@@ -26,6 +31,33 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     read_size: int
 
 
+class LargestParts(msgspec.Struct, frozen=True, kw_only=True):
+    """How large parts may be so that nobody waits for bytes that are never given back.
+
+    Some bytes of the budget wait for further ones to be read: those of an open
+    pack, and those of a part that is not full yet of the file that is being
+    compressed. Beside them there has to be room for every read. ``readable``
+    is what one read may ask for, ``compressible`` the size of the parts of a
+    compressed file, 0 where the budget has no room for one.
+    """
+
+    readable: int
+    compressible: int
+
+    @classmethod
+    def of(cls, settings: TransferSettings, limit_bytes: int) -> LargestParts:
+        """Those of a transfer with a budget of ``limit_bytes``."""
+        # A pack is full once it has its size; a batch, or one file as large as a pack, may come on top.
+        readable = limit_bytes - 2 * settings.pack_size_bytes if settings.packed else limit_bytes
+        if settings.zstd_level:
+            # Sealed parts are rounded up to whole chunks.
+            part_size = max(settings.part_size_bytes, MIN_PART_BYTES) + SEALED_CHUNK_BYTES
+            waiting = max(part_size, limit_bytes // 4)
+            if readable - waiting >= min(settings.part_size_bytes, limit_bytes):
+                return cls(readable=readable - waiting, compressible=waiting)
+        return cls(readable=readable, compressible=0)
+
+
 def plan_like(part_size: int, size: int, *, limit_bytes: int) -> PartPlan | None:
     """The plan for a plain file of ``size`` bytes with the parts of an earlier object of it.
 
@@ -33,6 +65,11 @@ def plan_like(part_size: int, size: int, *, limit_bytes: int) -> PartPlan | None
     """
     fits = MIN_PART_BYTES <= part_size <= limit_bytes and size <= MAX_PARTS * part_size
     return PartPlan(part_size=part_size, read_size=part_size) if fits else None
+
+
+def content_of_part(part_size: int, *, sealed: bool) -> int:
+    """How many bytes, before sealing, a part of ``part_size`` stored bytes takes."""
+    return part_size // SEALED_CHUNK_BYTES * CHUNK_SIZE if sealed else part_size
 
 
 def plan_parts(size: int, *, sealed: bool, part_size_bytes: int, limit_bytes: int, path: bytes) -> PartPlan:
@@ -53,7 +90,7 @@ def plan_parts(size: int, *, sealed: bool, part_size_bytes: int, limit_bytes: in
     if plan.read_size > limit_bytes:
         raise SourceError(
             path,
-            f"its {size:,} bytes need parts of {plan.read_size // MIB} MiB, more than memory_limit "
-            f"({limit_bytes // MIB} MiB); raise memory_limit",
+            f"its {size:,} bytes need parts of {plan.read_size // MIB} MiB, more than the "
+            f"{limit_bytes // MIB} MiB that memory_limit leaves for one; raise memory_limit",
         )
     return plan

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A content small enough for one PUT. ``entry`` lacks its extent, ``key`` is relative to the run."""
+    """A content small enough for one PUT. ``entry`` lacks its extent, ``key`` is relative to the run.
+    ``compression`` and ``skip`` are those of ``body``, as in an extent; the object of a hidden name
+    skips its head. ``stands_for`` is where the content of a stand-in lies."""
 
     entry: Entry
     pending: Pending
@@ -32,6 +34,9 @@ class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     encrypted: bool
     leased: int
     bytes_read: int
+    compression: str = ""
+    skip: int = 0
+    stands_for: Extent | None = None
     underway: Underway | None = None
 
 
@@ -39,9 +44,11 @@ class LargeUpload:
     """The shared state of one multipart upload while its parts are under way.
 
     ``size`` is what the file has to give, ``stored_size`` what the object will
-    have, ``part_size`` the stored size of every part but the last. ``entry``
-    lacks digest and extent until the end was read. ``run`` is the run whose
-    folder ``key`` lies in: an earlier one for an upload that is gone on with.
+    have (0 where it is compressed: that shows at the end), ``part_size`` the
+    stored size of every part but the last. ``compression`` is as in an extent,
+    ``head`` what is put before the content of a hidden name. ``entry`` lacks
+    digest and extent until the end was read. ``run`` is the run whose folder
+    ``key`` lies in: an earlier one for an upload that is gone on with.
     ``earlier`` is where the file's content lay before it changed, if parts of
     that may be taken over, and ``earlier_parts`` what is remembered of them.
     """
@@ -49,11 +56,13 @@ class LargeUpload:
     __slots__ = (
         "abandoned",
         "bytes_sent",
+        "compression",
         "creating",
         "earlier",
         "earlier_parts",
         "end",
         "entry",
+        "head",
         "in_flight",
         "key",
         "part_size",
@@ -79,8 +88,11 @@ class LargeUpload:
         sealed: bool,
         resumed: ResumableUpload | None,
         earlier: Extent | None = None,
+        compression: str = "",
+        head: bytes = b"",
     ) -> None:
         self.entry = entry
+        self.head = head
         self.pending = pending
         self.run = run
         self.key = key
@@ -95,6 +107,7 @@ class LargeUpload:
                 self.parts[part.number] = PartReceipt(
                     number=part.number, size=part.size, etag=part.etag, sha256=part.sha256
                 )
+        self.compression = compression
         self.earlier = earlier
         self.earlier_parts: PartHashes | None = None
         self.bytes_sent = 0
@@ -105,9 +118,16 @@ class LargeUpload:
         self.end: UploadEnd | None = None
         self.abandoned = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a later run can go on with it: parts of a sealed one must not be sealed again, and those
+        of a compressed one may come out otherwise."""
+        return not (self.sealed or self.compression)
+
 
 class PartPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One part. Before the encryptor ``body`` is plaintext and ``sha256`` empty if it will be sealed."""
+    """One part. Before compressor and encryptor ``body`` is a block of the file, and ``sha256`` empty
+    if it will be compressed or sealed."""
 
     upload: LargeUpload
     number: int

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.errors import SourceError
-from asyncbackup.model import Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
+from asyncbackup.format.hidden import hidden_head
+from asyncbackup.model import ZSTD, Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.attributes import source_entry
+from asyncbackup.pipeline.compression import BLOCK_BYTES, SAMPLE_BYTES, sample_pays
 from asyncbackup.pipeline.large_reader import LargeFile, open_large
-from asyncbackup.pipeline.parts import PartPlan, plan_like, plan_parts
+from asyncbackup.pipeline.parts import LargestParts, PartPlan, plan_like, plan_parts
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     LargeUpload,
@@ -82,7 +84,10 @@ class Reader:
             # A pack exceeds its size by a batch at the most.
             batch_bytes = min(batch_bytes, settings.pack_size_bytes // 4)
         self._batch_bytes = max(1, batch_bytes)
-        self._whole_bytes = min(settings.part_size_bytes, budget.limit_bytes)
+        self._parts = LargestParts.of(settings, budget.limit_bytes)
+        self._whole_bytes = min(settings.part_size_bytes, self._parts.readable)
+        self._compressing = asyncio.Semaphore(1)
+        """Held while a file is read to be compressed: what waits for its part to be full holds bytes."""
 
     async def run(
         self,
@@ -276,24 +281,38 @@ class Reader:
         the file. Raises ``SourceError``; the upload is then given up. Once the
         uploader has given it up, nothing more is read.
         """
-        earlier = self._earlier(change)
-        plan = self._plan(file.entry, earlier)
-        if resumable is not None:
-            fits = resumable.part_size <= self._budget.limit_bytes
-            if fits and _same_file(resumable, file.entry) and not self._settings.sealed:
-                plan = PartPlan(part_size=resumable.part_size, read_size=resumable.part_size)
-            else:
-                resumable = None
-        upload = self._upload(change, file.entry, plan, resumable, earlier)
+        if resumable is not None and (
+            self._settings.sealed
+            or resumable.part_size > self._parts.readable
+            or not _same_file(resumable, file.entry)
+        ):
+            resumable = None
+        upload, read_size = await self._begin(change, file, resumable)
+        async with self._compressing if upload.compression else nullcontext():
+            return await self._send_blocks(file, upload, read_size, payloads)
+
+    async def _send_blocks(
+        self, file: LargeFile, upload: LargeUpload, read_size: int, payloads: Sender[Payload]
+    ) -> bool:
+        resumable = upload.resumed
         sent = {part.number: part.sha256 for part in resumable.parts} if resumable else {}
         number = 0
         try:
-            async with aclosing(file.blocks(self._budget, plan.read_size)) as blocks:
+            async with aclosing(file.blocks(self._budget, read_size)) as blocks:
                 async for block in blocks:
                     number += 1
-                    alone = number in sent or not self._settings.sealed
+                    alone = number in sent or upload.goes_on
                     sha256 = await file.digest_block(block, alone=alone)
-                    if number in sent:
+                    if number == 1 and upload.head:
+                        part = PartPayload(
+                            upload=upload,
+                            number=number,
+                            body=upload.head + block,
+                            sha256=sha256,
+                            leased=len(block),
+                        )
+                        await payloads.send(part)
+                    elif number in sent:
                         self._budget.release(len(block))
                         if sent[number] != sha256:
                             await payloads.send(AbandonUpload(upload=upload))
@@ -306,7 +325,7 @@ class Reader:
                     if upload.abandoned:
                         await payloads.send(AbandonUpload(upload=upload))
                         return True
-                    if self._stop.requested and number * plan.read_size < file.entry.size:
+                    if self._stop.requested and number * read_size < file.entry.size:
                         # The journal keeps what was sent; the next run goes on from there.
                         return True
             entry = await file.finish()
@@ -328,48 +347,67 @@ class Reader:
         content = change.entry.size if reads else 0
         return content + MEMBER_BYTES if self._settings.packed else content
 
-    def _earlier(self, change: Change) -> Extent | None:
-        """Where the content was stored before it changed, if its parts can be parts of the new object."""
+    async def _begin(
+        self, change: Change, file: LargeFile, resumable: ResumableUpload | None
+    ) -> tuple[LargeUpload, int]:
+        """A new upload of the file, or one that is gone on with, and how many bytes to read at once."""
+        settings, entry = self._settings, file.entry
+        earlier = None
+        compression = ""
+        if resumable is not None:
+            plan = PartPlan(part_size=resumable.part_size, read_size=resumable.part_size)
+            earlier = self._earlier(change, plan)
+        else:
+            plan = self._plan(entry)
+            if plan.part_size <= self._parts.compressible and await self._compression_pays(file):
+                compression = ZSTD
+                plan = msgspec.structs.replace(plan, read_size=min(BLOCK_BYTES, plan.read_size))
+            elif (like := self._plan_like(change, entry.size)) is not None:
+                plan = like
+                earlier = self._earlier(change, plan)
+        upload = LargeUpload(
+            entry=entry,
+            pending=change.pending,
+            run=resumable.run if resumable else settings.run,
+            key=resumable.key if resumable else settings.content_key(entry.path, Kind.FILE),
+            part_size=plan.part_size,
+            stored_size=0 if compression or settings.hidden else settings.stored_size(entry),
+            sealed=settings.sealed,
+            resumed=resumable,
+            earlier=earlier,
+            compression=compression,
+            head=b"" if settings.hidden is None else hidden_head(entry),
+        )
+        return upload, plan.read_size
+
+    async def _compression_pays(self, file: LargeFile) -> bool:
+        samples = await file.samples(SAMPLE_BYTES)
+        return await self._gate.run(sample_pays, samples)
+
+    def _earlier(self, change: Change, plan: PartPlan) -> Extent | None:
+        """Where the content was stored before it changed, if parts of that can be parts of the new object."""
         known, settings = change.known, self._settings
         if known is None or known.extent is None or settings.sealed or known.size < settings.delta_from_bytes:
             return None
         extent = known.extent
         plain = not (extent.encrypted or extent.compression or extent.in_pack or extent.skip)
-        return extent if plain and extent.part_size else None
+        return extent if plain and extent.part_size == plan.part_size else None
 
-    def _plan(self, entry: Entry, earlier: Extent | None) -> PartPlan:
-        if earlier is not None:
-            plan = plan_like(earlier.part_size, entry.size, limit_bytes=self._budget.limit_bytes)
-            if plan is not None:
-                return plan
+    def _plan_like(self, change: Change, size: int) -> PartPlan | None:
+        """The plan that has the parts of the earlier object."""
+        known = change.known
+        if known is None or known.extent is None or not known.extent.part_size:
+            return None
+        plan = plan_like(known.extent.part_size, size, limit_bytes=self._parts.readable)
+        return plan if plan is not None and self._earlier(change, plan) is not None else None
+
+    def _plan(self, entry: Entry) -> PartPlan:
         return plan_parts(
             entry.size,
             sealed=self._settings.sealed,
             part_size_bytes=self._settings.part_size_bytes,
-            limit_bytes=self._budget.limit_bytes,
+            limit_bytes=self._parts.readable,
             path=entry.path,
-        )
-
-    def _upload(
-        self,
-        change: Change,
-        entry: Entry,
-        plan: PartPlan,
-        resumable: ResumableUpload | None,
-        earlier: Extent | None,
-    ) -> LargeUpload:
-        settings = self._settings
-        key = settings.content_key(entry.path, Kind.FILE)
-        return LargeUpload(
-            entry=entry,
-            pending=change.pending,
-            run=resumable.run if resumable else settings.run,
-            key=resumable.key if resumable else key,
-            part_size=plan.part_size,
-            stored_size=settings.stored_size(entry),
-            sealed=settings.sealed,
-            resumed=resumable,
-            earlier=earlier if earlier is not None and earlier.part_size == plan.part_size else None,
         )
 
 

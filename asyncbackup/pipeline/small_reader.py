@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.format.frames import FrameCompressor
+from asyncbackup.format.hidden import hidden_head
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import object_metadata
 from asyncbackup.model import (
     EMPTY_SHA256,
+    ZSTD,
     Action,
     Change,
     Entry,
@@ -25,6 +29,7 @@ from asyncbackup.model import (
 )
 from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs, source_entry
 from asyncbackup.pipeline.birth import was_there
+from asyncbackup.pipeline.compression import compressed
 from asyncbackup.pipeline.payload import CopyPayload, PackItem, Payload, WholePayload
 from asyncbackup.pipeline.results import Outcome, Unchanged
 from asyncbackup.source import open_file, open_folder
@@ -57,11 +62,13 @@ class SmallResults:
 
 class SmallReader:
     """Called in threads. Between calls it holds only the linked file that was read last, to which
-    further names refer; they come right behind it, in calls that do not overlap."""
+    further names refer; they come right behind it, in calls that do not overlap; and a compressor for
+    each thread."""
 
     def __init__(self, settings: TransferSettings) -> None:
         self._settings = settings
         self._first: Entry | None = None
+        self._of_thread = threading.local()
 
     def read(self, changes: Sequence[Change]) -> SmallResults:
         """Read every change of a batch; a failure is confined to its entry."""
@@ -183,6 +190,9 @@ class SmallReader:
             )
             results.items.append(item)
             return
+        if self._settings.hidden is not None:
+            results.payloads.append(self._hidden_stand_in(change, entry, first))
+            return
         results.payloads.append(
             CopyPayload(
                 entry=entry,
@@ -191,6 +201,23 @@ class SmallReader:
                 source=first.extent,
                 first_path=first.path,
             )
+        )
+
+    def _hidden_stand_in(self, change: Change, entry: Entry, first: Entry) -> WholePayload:
+        """The object of a further name that is hidden, which holds nothing but its head."""
+        head = hidden_head(entry, first_path=first.path)
+        return WholePayload(
+            entry=msgspec.structs.replace(entry, extent=None),
+            pending=change.pending,
+            key=self._settings.content_key(entry.path, entry.kind),
+            metadata={},
+            body=head,
+            body_sha256=b"",
+            encrypted=True,
+            leased=0,
+            bytes_read=0,
+            skip=len(head),
+            stands_for=first.extent,
         )
 
     def _take_moved(self, change: Change, folder: int, results: SmallResults) -> None:
@@ -245,25 +272,45 @@ class SmallReader:
             )
             return
         key = settings.content_key(entry.path, entry.kind)
-        # Folders and symlinks are empty objects in every mode: there is nothing to seal.
-        sealed = settings.sealed and entry.kind is Kind.FILE
+        # Folders and symlinks are empty objects: there is nothing to seal, unless their names are hidden.
+        sealed = settings.sealed and (entry.kind is Kind.FILE or settings.hidden is not None)
+        bytes_read = len(body)
+        head = b"" if settings.hidden is None else hidden_head(entry)
+        if head:
+            body = head + body
+        frames = self._compressed(body) if bytes_read else None
+        if frames is not None:
+            body, digest = frames, hashlib.sha256(frames).digest()
+        compression = "" if frames is None else ZSTD
         payload = WholePayload(
             entry=entry,
             pending=change.pending,
             key=key,
-            metadata=object_metadata(entry, key, sealed=sealed),
+            metadata={} if head else object_metadata(entry, key, sealed=sealed, compression=compression),
             body=body,
             body_sha256=b"" if sealed else digest,
             encrypted=sealed,
-            leased=len(body),
-            bytes_read=len(body),
+            leased=min(len(body), bytes_read),
+            bytes_read=bytes_read,
+            compression=compression,
+            skip=len(head),
         )
         if settings.packed:
             # Too large for a pack; sent unless the section holds its content already.
-            item = PackItem(entry=entry, pending=change.pending, bytes_read=len(body), whole=payload)
+            item = PackItem(entry=entry, pending=change.pending, bytes_read=bytes_read, whole=payload)
             results.items.append(item)
         else:
             results.payloads.append(payload)
+
+    def _compressed(self, body: Buffer) -> bytes | None:
+        """The body as zstd frames, ``None`` where it stays as it is."""
+        level = self._settings.zstd_level
+        if not (level and body):
+            return None
+        compressor: FrameCompressor | None = getattr(self._of_thread, "compressor", None)
+        if compressor is None:
+            compressor = self._of_thread.compressor = FrameCompressor(level=level)
+        return compressed(body, compressor)
 
 
 class _Arena:

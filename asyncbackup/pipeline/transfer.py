@@ -1,7 +1,7 @@
-"""The transfer: reader → encryptor → uploader, joined by channels.
+"""The transfer: reader → compressor → encryptor → uploader, joined by channels.
 
 Takes batches of changes and gives outcomes; knows neither walker nor catalog,
-so that the same three stages can run elsewhere than the rest.
+so that the same stages can run elsewhere than the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.workers import ThreadGate
+from asyncbackup.pipeline.compressor import Compressor
 from asyncbackup.pipeline.encryptor import Encryptor
 from asyncbackup.pipeline.holdings import Holdings, KnownContents
 from asyncbackup.pipeline.packer import Packer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from asyncbackup.store.base import Store
 
 READER_TASKS = 4
+COMPRESSOR_TASKS = 2
 ENCRYPTOR_TASKS = 2
 PACK_BATCHES = 2
 """Batches that wait for the packer: enough that it never waits for the readers' next hop."""
@@ -55,10 +57,15 @@ class Transfer:
         holdings = Holdings(contents, encrypted=settings.sealed) if contents and settings.packed else None
         self._ready: Receiver[Payload] | None = None
         self._settings = settings
-        threads = READER_TASKS + (ENCRYPTOR_TASKS if settings.sealed else 0) + bool(holdings)
+        compressing = COMPRESSOR_TASKS if settings.zstd_level else 0
+        sealing = ENCRYPTOR_TASKS if settings.sealed else 0
+        threads = READER_TASKS + bool(holdings) + compressing + sealing
         self._gate = ThreadGate("transfer", threads)
         self._reader = Reader(settings, self.budget, self._gate, stop, holdings)
         self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
+        self._compressor = (
+            Compressor(settings.zstd_level, self.budget, self._gate) if settings.zstd_level else None
+        )
         self._encryptor = Encryptor(settings, settings.key, self._gate) if settings.key else None
         self._uploader = Uploader(settings, store, self.budget, journal, counters, stop)
 
@@ -82,8 +89,7 @@ class Transfer:
         """
         capacity = self._settings.concurrency * PAYLOADS_PER_REQUEST
         into_reader: Sender[Payload]
-        into_reader, read = open_channel("payloads", capacity)
-        ready = read
+        into_reader, ready = open_channel("payloads", capacity)
         async with asyncio.TaskGroup() as group:
             # The ends given out are clones; ours close at once, so that a channel ends with its tasks.
             with changes, outcomes, into_reader:
@@ -101,12 +107,20 @@ class Transfer:
                             into_packer.clone() if into_packer is not None else None,
                         )
                         group.create_task(task)
+                if self._compressor is not None:
+                    into_compressor: Sender[Payload]
+                    into_compressor, compressed = open_channel("compressed", capacity)
+                    with ready, into_compressor:
+                        for _ in range(COMPRESSOR_TASKS):
+                            group.create_task(self._compressor.run(ready.clone(), into_compressor.clone()))
+                    ready = compressed
                 if self._encryptor is not None:
                     into_encryptor: Sender[Payload]
-                    into_encryptor, ready = open_channel("sealed", capacity)
-                    with read, into_encryptor:
+                    into_encryptor, sealed = open_channel("sealed", capacity)
+                    with ready, into_encryptor:
                         for _ in range(ENCRYPTOR_TASKS):
-                            group.create_task(self._encryptor.run(read.clone(), into_encryptor.clone()))
+                            group.create_task(self._encryptor.run(ready.clone(), into_encryptor.clone()))
+                    ready = sealed
                 self._ready = ready
                 with ready:
                     for _ in range(self._settings.concurrency):

@@ -2,8 +2,8 @@
 
 A body's bytes go back to the budget as soon as its request has ended. What was
 begun in several parts is written to the journal, so that a later run can go on
-with it or abort it; a sealed upload cannot be gone on with and is aborted when
-the run ends without completing it.
+with it or abort it; a sealed or compressed upload cannot be gone on with and is
+aborted when the run ends without completing it.
 
 A part of a changed file that is what it was in the object of the last version
 is taken over from there by the store. Its body is held until that is done: where
@@ -113,7 +113,7 @@ class Uploader:
     async def aclose(self) -> None:
         """Abort what can never be gone on with. Call it after the last task has ended, however it ended."""
         for upload in list(self._open):
-            if upload.sealed and upload.upload_id is not None:
+            if not upload.goes_on and upload.upload_id is not None:
                 what = f"aborting the upload of {upload.key!r}"
                 await run_shielded(self._abort(upload), what=what)
 
@@ -136,9 +136,13 @@ class Uploader:
             key=payload.key,
             length=size,
             # What was sent along, not what was returned: an echo proves nothing.
-            checksum=single_checksum(payload.body_sha256) if payload.encrypted else "",
+            checksum=single_checksum(payload.body_sha256) if payload.encrypted or payload.compression else "",
             encrypted=payload.encrypted,
+            compression=payload.compression,
+            skip=payload.skip,
         )
+        if payload.stands_for is not None:
+            extent = payload.stands_for
         await outcomes.send(
             UploadReceipt(
                 entry=msgspec.structs.replace(payload.entry, extent=extent),
@@ -192,7 +196,7 @@ class Uploader:
                     )
                     upload.bytes_sent += len(part.body)
                     self._counters.bytes_uploaded += len(part.body)
-                if not upload.sealed:
+                if upload.goes_on:
                     await self._journal.part_sent(
                         upload_id,
                         PartRecord(
@@ -271,7 +275,13 @@ class Uploader:
             upload.earlier = None  # asked once
             if upload.upload_id is None:
                 settings = self._settings
-                metadata = object_metadata(upload.entry, upload.key, sealed=upload.sealed)
+                metadata = (
+                    {}
+                    if upload.head
+                    else object_metadata(
+                        upload.entry, upload.key, sealed=upload.sealed, compression=upload.compression
+                    )
+                )
                 key = settings.object_key(upload.key)
                 upload.upload_id = await self._store.create_upload(key, metadata=metadata)
                 self._open.add(upload)
@@ -317,10 +327,12 @@ class Uploader:
         extent = Extent(
             run=upload.run,
             key=upload.key,
-            length=upload.stored_size,
+            length=upload.stored_size or sum(part.size for part in parts),
             checksum=composite_checksum(part.sha256 for part in parts),
             part_size=upload.part_size,
             encrypted=upload.sealed,
+            compression=upload.compression,
+            skip=len(upload.head),
         )
         await outcomes.send(
             UploadReceipt(
@@ -338,7 +350,7 @@ class Uploader:
 
     def _part_hashes(self, upload: LargeUpload, parts: Sequence[PartReceipt]) -> PartHashes | None:
         """What to remember of an object, if a later version of its file may take parts over from it."""
-        if upload.sealed or upload.stored_size < self._settings.delta_from_bytes:
+        if not upload.goes_on or upload.stored_size < self._settings.delta_from_bytes:
             return None
         hashes = b"".join(part.sha256 for part in parts)
         return PartHashes(run=upload.run, key=upload.key, part_size=upload.part_size, hashes=hashes)
@@ -365,8 +377,8 @@ class Uploader:
         """A further name of stored content: a copy inside the store, else an object that names the first."""
         settings, source, entry = self._settings, payload.source, payload.entry
         key = settings.object_key(payload.key)
-        if self._copies and not source.encrypted and source.length <= MAX_COPY_BYTES:
-            metadata = object_metadata(entry, payload.key)
+        if self._copies and _copyable(source):
+            metadata = object_metadata(entry, payload.key, compression=source.compression)
             source_key = settings.object_key(source.key, run=source.run)
             try:
                 await self._store.copy(source_key, key, metadata=metadata)
@@ -381,7 +393,13 @@ class Uploader:
                 return _refused(entry, error)
             else:
                 # A copy is a single object, however the source was uploaded.
-                extent = Extent(run=settings.run, key=payload.key, length=source.length)
+                extent = Extent(
+                    run=settings.run,
+                    key=payload.key,
+                    length=source.length,
+                    checksum=source.checksum if source.compression else "",
+                    compression=source.compression,
+                )
                 return UploadReceipt(
                     entry=msgspec.structs.replace(entry, extent=extent), pending=payload.pending
                 )
@@ -392,6 +410,13 @@ class Uploader:
         except ObjectRefusedError as error:
             return _refused(entry, error)
         return UploadReceipt(entry=msgspec.structs.replace(entry, extent=source), pending=payload.pending)
+
+
+def _copyable(source: Extent) -> bool:
+    """Whether a copy of the object would be one of the content, with a checksum that is known: of
+    parts that were compressed, no one knows that of them all together."""
+    whole = not (source.encrypted or source.in_pack or (source.compression and source.part_size))
+    return whole and source.length <= MAX_COPY_BYTES
 
 
 def _refused(entry: Entry, error: ObjectRefusedError) -> Failure:

@@ -10,9 +10,11 @@ import msgspec
 
 from asyncbackup.errors import FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import HEADER_SIZE, MAGIC, UNKNOWN_SIZE, read_header, sealed_size
+from asyncbackup.format.hidden import HIDDEN
 from asyncbackup.format.keys import LONG, LONG_PATH_SUFFIX, run_prefix
 from asyncbackup.format.metadata import describe_object
 from asyncbackup.model import Entry, Extent, Kind
+from asyncbackup.rebuild.hidden import describe_hidden, read_hidden_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from asyncbackup.store.base import ObjectInfo
 
 LONG_PATH_LIMIT_BYTES = 1024 * 1024
+NOT_SEALED = (
+    "it is not encrypted, but the section is: it is older than that, or somebody else put it there; with "
+    "encryption disabled in the configuration it is taken"
+)
 _MAX_ID = 2**32 - 1
 _MAX_COUNT = 2**63 - 1
 
@@ -36,6 +42,15 @@ class Described(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     omitted: tuple[str, ...] = ()
 
 
+def labelled(entry: Entry) -> Entry:
+    """The entry with a label for one inode at one time: inode numbers are used again, and objects of runs
+    long past stand beside today's. Names that share an inode share size and mtime."""
+    if not entry.hardlink:
+        return entry
+    label = f"{entry.hardlink}:{entry.size:x}:{entry.mtime_ns:x}"
+    return msgspec.structs.replace(entry, hardlink=label)
+
+
 async def describe(repository: Repository, run: str, key: str) -> Described:
     """The entry that the object at ``key`` of ``run`` is, with its extent.
 
@@ -45,6 +60,8 @@ async def describe(repository: Repository, run: str, key: str) -> Described:
     """
     prefix = run_prefix(repository.section, run)
     info = await repository.store.head(prefix + key)
+    if key.startswith(HIDDEN):
+        return await _describe_hidden(repository, run, key, info)
     path = None
     if key.startswith(LONG) and "asyncbackup-path" not in info.metadata:
         path = await _path_beside(repository, prefix + key + LONG_PATH_SUFFIX)
@@ -68,22 +85,50 @@ async def describe(repository: Repository, run: str, key: str) -> Described:
         entry = await _sealed_entry(repository, prefix + key, entry, info.metadata)
         encrypted = True
     if encrypted and repository.key is None:
-        section = repository.section
-        raise KeyUnlockError(
-            f"{prefix + key} is encrypted, but section {section!r} names no secret; "
-            f"name the pass phrase of this destination in sections.{section}.encryption"
-        )
+        raise locked(repository, prefix + key)
     multipart = "-" in info.checksum
     extent = Extent(
         run=run,
         key=key,
         length=info.size,
-        checksum=info.checksum if encrypted or multipart else "",
+        checksum=info.checksum if encrypted or described.compression or multipart else "",
         encrypted=encrypted,
+        compression=described.compression,
     )
-    if not entry.sha256 and not encrypted:
+    if not entry.sha256 and not encrypted and not described.compression:
         entry = msgspec.structs.replace(entry, sha256=_content_digest(info))
     return msgspec.structs.replace(told, entry=msgspec.structs.replace(entry, extent=extent))
+
+
+async def _describe_hidden(repository: Repository, run: str, key: str, info: ObjectInfo) -> Described:
+    """The entry of an object with a hidden name, which says all that there is to say."""
+    full_key = run_prefix(repository.section, run) + key
+    if repository.key is None:
+        raise locked(repository, full_key)
+    head = await read_hidden_head(repository, full_key, info.size)
+    described = describe_hidden(head, key)
+    _check_numbers(described.entry)
+    if described.first_path:
+        return Described(entry=described.entry, first=described.first_path)
+    extent = Extent(
+        run=run,
+        key=key,
+        length=info.size,
+        checksum=info.checksum,
+        encrypted=True,
+        compression=head.compression,
+        skip=head.skip,
+    )
+    return Described(entry=msgspec.structs.replace(described.entry, extent=extent))
+
+
+def locked(repository: Repository, key: str) -> KeyUnlockError:
+    """What is said of something sealed in a section that is not encrypted."""
+    section = repository.section
+    return KeyUnlockError(
+        f"{key} is encrypted, but section {section!r} names no secret; "
+        f"name the pass phrase of this destination in sections.{section}.encryption"
+    )
 
 
 async def _path_beside(repository: Repository, key: str) -> bytes | None:
@@ -100,10 +145,7 @@ async def _sealed_entry(repository: Repository, key: str, entry: Entry, metadata
     Where the endpoint lost its metadata the object's own header tells; one
     with metadata that leaves this out is none of ours.
     """
-    unsealed = FormatError(
-        "it is not encrypted, but the section is: it is older than that, or somebody else put it there; with "
-        "encryption disabled in the configuration it is taken"
-    )
+    unsealed = FormatError(NOT_SEALED)
     if metadata or entry.size < HEADER_SIZE:
         raise unsealed
     async with repository.store.open(key, offset=0, length=HEADER_SIZE) as source:

@@ -11,9 +11,10 @@ from asyncbackup.errors import FormatError, ObjectMissingError
 from asyncbackup.format.keys import data_prefix
 from asyncbackup.format.runid import run_time_ns
 from asyncbackup.model import Entry, Kind
-from asyncbackup.rebuild.description import Described, describe
+from asyncbackup.rebuild.description import Described, describe, labelled
 from asyncbackup.rebuild.links import resolve_stand_ins
 from asyncbackup.rebuild.listing import collect_objects
+from asyncbackup.rebuild.packs import read_packs
 from asyncbackup.rebuild.summary import RebuildCounters, Unrecovered
 from asyncbackup.repository.parallel import in_parallel
 
@@ -37,7 +38,8 @@ async def recover_tree(
 ) -> None:
     """Fill ``found`` with the entries of the section, as far as objects and metadata tell them.
 
-    One listing, a HEAD for the newest version of every path. What was deleted
+    One listing, a HEAD for the newest version of every path that has an object,
+    and every pack is read. What was deleted
     from the tree since is there again, for no object says so; what was only
     renamed or had its mode changed is as it was uploaded.
 
@@ -73,7 +75,9 @@ class _Recovery:
             go_on=self._go_on,
             give_up=lambda key, reason, path: self._tell(key, reason, path),
         )
+        await self._read_packs()
         await self._found.choose()
+        await self._take_members()
         async for page in self._found.chosen():
             self._go_on()
             answers = await in_parallel(page, self._ask, limit=self._concurrency)
@@ -95,6 +99,29 @@ class _Recovery:
         )
         await self._found.settle_links()
 
+    async def _read_packs(self) -> None:
+        await read_packs(
+            self._repository,
+            self._found.members,
+            concurrency=self._concurrency,
+            counters=self._counters,
+            go_on=self._go_on,
+            give_up=lambda key, loss, lost: self._tell(key, loss.reason, loss.name, lost=lost),
+        )
+        await self._found.members.settle()
+
+    async def _take_members(self) -> None:
+        """Take what is chosen of the packs, and name what leads nowhere."""
+        members = self._found.members
+        await members.take_chosen()
+        async for page in members.dangling():
+            for member in page:
+                extent = member.entry.extent
+                reason = f"the content of its first name {member.first!r} is gone"
+                if member.reference and extent is not None:
+                    reason = f"its content in {extent.run}/{extent.key} is gone"
+                self._tell(self._prefix + member.source, reason, member.entry.path)
+
     async def _ask(self, found: FoundObject) -> Described | None:
         if not found.key:
             return Described(entry=_plain_folder(found))
@@ -115,9 +142,7 @@ class _Recovery:
         elif described.omitted:
             reason = f"its metadata had no room for: {', '.join(described.omitted)}"
             self._tell(key, reason, found.path, lost=False)
-        if entry.hardlink:
-            entry = msgspec.structs.replace(entry, hardlink=_group_label(entry))
-        return msgspec.structs.replace(described, entry=entry)
+        return msgspec.structs.replace(described, entry=labelled(entry))
 
     def _give_up_stand_in(self, stand_in: StandIn, reason: str) -> None:
         self._tell(f"{self._prefix}{stand_in.run}/", reason, stand_in.entry.path)
@@ -134,9 +159,3 @@ def _plain_folder(found: FoundObject) -> Entry:
         mode=FOLDER_MODE,
         mtime_ns=run_time_ns(found.run) if found.run else 0,
     )
-
-
-def _group_label(entry: Entry) -> str:
-    """A label for one inode at one time: inode numbers are used again, and objects of runs long
-    past stand beside today's. Names that share an inode share size and mtime."""
-    return f"{entry.hardlink}:{entry.size:x}:{entry.mtime_ns:x}"

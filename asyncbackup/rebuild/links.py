@@ -60,7 +60,10 @@ async def _content_of(repository: Repository, found: FoundObjects, stand_in: Sta
         if version is None:
             raise FormatError(f"the object of its first name {first!r} is gone")
         known = await found.get(first)
-        if (
+        member = await found.members.get(first, version.run)
+        if member is not None and not member.first and not member.reference:
+            known = member.entry
+        elif (
             known is None
             or known.extent is None
             or (known.extent.run, known.extent.key)

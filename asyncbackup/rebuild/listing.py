@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.found import FoundObject, FoundObjects
+from asyncbackup.catalog.found_members import FoundMember
 from asyncbackup.errors import FormatError, ObjectMissingError
+from asyncbackup.format.hidden import HIDDEN
 from asyncbackup.format.keys import FILES, LONG, LONG_PATH_SUFFIX, data_prefix, path_of_content_key
 from asyncbackup.format.runid import is_run_id
-from asyncbackup.model import Kind
-from asyncbackup.rebuild.description import describe
+from asyncbackup.model import PACKS, Kind
+from asyncbackup.rebuild.description import Described, describe, labelled
 from asyncbackup.repository.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from asyncbackup.rebuild.summary import RebuildCounters
     from asyncbackup.repository.open import Repository
     from asyncbackup.store.base import ObjectInfo
+
+
+# Of what tells no path: a pack, an object with a hidden name.
+_KEY = re.compile(r"packs/[0-9]{6,12}\.tar(?:\.zst)?|hidden/[0-9a-f]{64}", re.ASCII)
 
 
 async def collect_objects(
@@ -29,7 +36,8 @@ async def collect_objects(
     go_on: Callable[[], None],
     give_up: Callable[[str, str, bytes | None], None],
 ) -> None:
-    """Put every object of the section into ``found``, those with long keys after asking for their path.
+    """Put every object of the section into ``found``, those whose keys tell no path after asking for it,
+    and note the packs, which are read later.
 
     ``give_up`` is told (key, reason, path) of every object that is none of a
     run or whose path cannot be found. ``go_on`` is called between pages.
@@ -40,12 +48,15 @@ async def collect_objects(
         counters.objects_listed += len(page)
         objects: list[FoundObject] = []
         long: list[tuple[str, str, int, int]] = []
+        packs: list[tuple[str, str, int]] = []
         for info in page:
             try:
                 run, key = _run_and_key(info.key.removeprefix(prefix))
                 if key.endswith(LONG_PATH_SUFFIX) and key.startswith(LONG):
                     continue  # read together with the object it stands beside
-                if key.startswith(LONG):
+                if key.startswith(PACKS):
+                    packs.append((run, key, info.size))
+                elif key.startswith((LONG, HIDDEN)):
                     long.append((run, key, info.size, info.modified_ns))
                 else:
                     objects.append(_found(info, run, key))
@@ -54,34 +65,45 @@ async def collect_objects(
         await found.add(objects)
         if long:
             await found.add_long(long)
+        if packs:
+            await found.members.add_packs(packs)
 
-    async def ask(long_object: tuple[str, str, int, int]) -> FoundObject | None:
+    async def ask(long_object: tuple[str, str, int, int]) -> tuple[FoundObject, Described] | None:
         run, key, size, modified_ns = long_object
         counters.objects_asked += 1
         try:
-            entry = (await describe(repository, run, key)).entry
+            described = await describe(repository, run, key)
         except (FormatError, ObjectMissingError) as error:
             give_up(f"{prefix}{run}/{key}", str(error), None)
             return None
-        return FoundObject(
-            path=entry.path,
+        found_object = FoundObject(
+            path=described.entry.path,
             run=run,
             key=key,
             size=size,
             modified_ns=modified_ns,
-            is_folder=entry.kind is Kind.FOLDER,
+            is_folder=described.entry.kind is Kind.FOLDER,
         )
+        return found_object, described
 
     async for page_of_long in found.long_objects():
         go_on()
-        answers = await in_parallel(page_of_long, ask, limit=concurrency)
-        await found.add(answer for answer in answers if answer is not None)
+        answers = [a for a in await in_parallel(page_of_long, ask, limit=concurrency) if a is not None]
+        await found.add(found_object for found_object, _ in answers)
+        # What is hidden takes a read to ask, and has told all there is.
+        await found.members.add(
+            [
+                FoundMember(entry=labelled(told.entry), run=each.run, source=f"{each.run}/{each.key}")
+                for each, told in answers
+                if each.key.startswith(HIDDEN) and not told.first
+            ]
+        )
 
 
 def _run_and_key(key: str) -> tuple[str, str]:
     """The run and the key relative to its folder. Raises ``FormatError`` for what no run put there."""
     run, _, rest = key.partition("/")
-    if not is_run_id(run) or not (rest.startswith(FILES) or _is_long(rest)):
+    if not is_run_id(run) or not (rest.startswith(FILES) or _is_long(rest) or _KEY.fullmatch(rest)):
         raise FormatError("it is no object of a run")
     return run, rest
 

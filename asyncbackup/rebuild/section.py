@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -12,15 +12,16 @@ import msgspec
 from asyncbackup import __version__
 from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
 from asyncbackup.catalog.found import FoundObjects
-from asyncbackup.catalog.replace import replace_contents
+from asyncbackup.catalog.replace import Replacement, replacing
 from asyncbackup.catalog.runs import RunRecord
-from asyncbackup.errors import CatalogError, FormatError, Interrupted, ObjectMissingError
+from asyncbackup.errors import AsyncBackupError, CatalogError, FormatError, Interrupted, ObjectMissingError
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.format.keys import data_prefix
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.format.manifest_order import Tally
 from asyncbackup.format.runid import new_run_id, run_time_ns
-from asyncbackup.model import Entry, Failure, RunId
+from asyncbackup.model import Entry, Failure, Pack, RunId
+from asyncbackup.rebuild.contents import add_earlier_contents
 from asyncbackup.rebuild.from_objects import recover_tree
 from asyncbackup.rebuild.summary import (
     UNRECOVERED_IN_SUMMARY,
@@ -28,13 +29,14 @@ from asyncbackup.rebuild.summary import (
     RebuildSummary,
     Unrecovered,
 )
-from asyncbackup.repository.manifests import ManifestUpload, read_header, read_manifest
+from asyncbackup.repository.manifests import ManifestUpload, read_manifest
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
 from asyncbackup.repository.vouching import carried_over, rebuilt_meta
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.store.base import ObjectPage
@@ -43,6 +45,8 @@ FAILURES_IN_MANIFEST = 10_000
 """What a reader of manifests keeps of them."""
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor."""
+IDENTITY = "identity"
+"""Whose catalog it is."""
 
 
 async def rebuild_section(
@@ -58,7 +62,8 @@ async def rebuild_section(
     """Make the section's database say what lies at its destination, whatever it said before.
 
     From the manifests: the entries of the newest snapshot that can be read,
-    and the names of all. With ``from_objects``, or where there is no manifest
+    the names of all, and, for a section that is or was packed, where the
+    contents of all lie. With ``from_objects``, or where there is no manifest
     but there are objects: from the objects and their metadata; that is
     written as a new snapshot first. ``on_unrecovered`` is told of everything
     that is not or not wholly in it.
@@ -111,6 +116,7 @@ class _Rebuild:
     async def run(
         self, repository: Repository, existing: Catalog | None, *, from_objects: bool
     ) -> RebuildSummary:
+        meta = await self._read_meta(repository)
         snapshots = await list_snapshots(repository)
         source = "manifests"
         if from_objects or (not snapshots and await self._has_objects(repository)):
@@ -118,9 +124,11 @@ class _Rebuild:
             async with FoundObjects.open(self._settings.state_dir) as found:
                 run = await self._recover(repository, found, snapshots)
                 known = [*(snapshot.id for snapshot in snapshots), run]
-                await self._fill(repository, existing, known, found.entries())
+                async with self._replacing(repository, existing, meta) as new:
+                    await self._fill_from_found(new, found)
+                    await self._add_snapshots(repository, new, known, depth=0)
         elif snapshots:
-            known = await self._fill_from_manifests(repository, existing, snapshots)
+            known = await self._fill_from_manifests(repository, existing, snapshots, meta)
             run = known[-1]
         else:
             raise CatalogError(
@@ -144,24 +152,34 @@ class _Rebuild:
             notes=tuple(self._notes),
         )
 
+    async def _read_meta(self, repository: Repository) -> dict[str, bytes]:
+        """What the catalog keeps beside its tables. Asked for before anything else is read, so that what
+        it says of the destination (which prunes there were) is never newer than the tables."""
+        identity = CatalogIdentity(self._section.name, self._section.destination, repository.repository_id)
+        return {DESCRIPTOR: repository.descriptor_bytes, IDENTITY: msgspec.json.encode(identity)}
+
     async def _has_objects(self, repository: Repository) -> bool:
         pages = repository.store.list(data_prefix(repository.section))
         async with aclosing(cast("AsyncGenerator[ObjectPage, None]", pages)) as opened:
             return await anext(opened, None) is not None
 
     async def _fill_from_manifests(
-        self, repository: Repository, existing: Catalog | None, snapshots: list[SnapshotInfo]
+        self,
+        repository: Repository,
+        existing: Catalog | None,
+        snapshots: list[SnapshotInfo],
+        meta: Mapping[str, bytes],
     ) -> list[RunId]:
         """Fill the catalog from the newest snapshot that can be read. Returns the snapshots up to it."""
         for place in range(len(snapshots) - 1, -1, -1):
-            run = snapshots[place].id
             # Runs above it are left out: what they uploaded is uploaded again, which costs time alone.
             known = [snapshot.id for snapshot in snapshots[: place + 1]]
             try:
-                depth = (await read_header(repository, run)).depth
-                await self._fill(repository, existing, known, read_manifest(repository, run), depth=depth)
+                async with self._replacing(repository, existing, meta) as new:
+                    depth = await self._fill_from_newest(repository, new, known)
+                    await self._add_snapshots(repository, new, known, depth=depth)
             except (FormatError, ObjectMissingError) as error:
-                self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
+                self._pass_over(known[-1], error)
                 self._tally = Tally()
                 self._counters.entries = 0
             else:
@@ -170,6 +188,57 @@ class _Rebuild:
             f"none of the {len(snapshots)} manifests of section {self._section.name!r} can be read "
             f"({self._notes[0]}); 'asyncbackup syncdb_remote --from-objects' does without them"
         )
+
+    async def _fill_from_newest(self, repository: Repository, new: Replacement, known: list[RunId]) -> int:
+        """Take the entries of the last snapshot and the contents of all. Returns the last one's depth."""
+        packed = self._section.packed
+        depth = 0
+
+        async def take_packs(packs: list[Pack]) -> None:
+            nonlocal packed
+            packed = True
+            await new.add_packs(packs)
+
+        def take_header(header: ManifestHeader) -> None:
+            nonlocal depth
+            depth = header.depth
+
+        entries = read_manifest(repository, known[-1], on_packs=take_packs, on_header=take_header)
+        await self._add_entries(new, entries)
+        if packed:
+            await new.add_contents_of_entries()
+            await add_earlier_contents(
+                repository, new, known[:-1], go_on=self._go_on, on_unreadable=self._pass_over
+            )
+            await new.drop_idle_packs()
+        return depth
+
+    async def _add_snapshots(
+        self, repository: Repository, new: Replacement, known: list[RunId], *, depth: int
+    ) -> None:
+        await new.add_runs(_records(known, depth=depth))
+        await new.add_meta(await rebuilt_meta(repository, known[-1]))
+
+    def _pass_over(self, run: RunId, error: AsyncBackupError) -> None:
+        self._notes.append(f"snapshot {run} cannot be read and was passed over: {error}")
+
+    async def _fill_from_found(self, new: Replacement, found: FoundObjects) -> None:
+        packed = self._section.packed
+        await self._add_entries(new, found.entries())
+        async for packs in found.members.packs_of_entries():
+            packed = True
+            await new.add_packs(packs)
+        if packed:
+            await new.add_contents_of_entries()
+
+    async def _add_entries(self, new: Replacement, batches: AsyncGenerator[list[Entry], None]) -> None:
+        async with aclosing(batches):
+            async for batch in batches:
+                self._go_on()
+                for entry in batch:
+                    self._tally.count(entry)
+                self._counters.entries += len(batch)
+                await new.add_entries(batch)
 
     async def _recover(
         self, repository: Repository, found: FoundObjects, snapshots: list[SnapshotInfo]
@@ -204,6 +273,8 @@ class _Rebuild:
             async for batch in found.entries():
                 self._go_on()
                 await upload.add(batch)
+            async for packs in found.members.packs_of_entries():
+                await upload.add_packs(packs)
             await upload.commit(ManifestTrailer(finished_ns=time.time_ns(), failures=tuple(self._failures)))
         self._notes.append(
             "rebuilt from objects: what was deleted from the tree is there again, and changes of mode, owner "
@@ -216,51 +287,21 @@ class _Rebuild:
             )
         return run
 
-    async def _fill(
-        self,
-        repository: Repository,
-        existing: Catalog | None,
-        known: list[RunId],
-        batches: AsyncGenerator[list[Entry], None],
-        *,
-        depth: int = 0,
-    ) -> None:
-        """Replace the contents of the catalog, or make one. ``depth`` is that of the last one's manifest."""
-        identity = CatalogIdentity(self._section.name, self._section.destination, repository.repository_id)
-        # The last one counts as not ended: the next run then looks once for uploads that a lost
-        # database can no longer tell of.
-        runs = [
-            RunRecord(run=run, started_ns=run_time_ns(run), finished_ns=run_time_ns(run), committed=True)
-            for run in known
-        ]
-        runs[-1] = RunRecord(
-            run=known[-1], started_ns=run_time_ns(known[-1]), finished_ns=None, committed=True, depth=depth
-        )
-        meta = {DESCRIPTOR: repository.descriptor_bytes, "identity": msgspec.json.encode(identity)}
-        meta |= await rebuilt_meta(repository, known[-1])
-        async with aclosing(self._counted(batches)) as counted:
-            if existing is not None:
-                await replace_contents(existing, counted, runs=runs, meta=meta)
-                return
-            path = self._settings.database_path(self._section.name)
-            created = False
-            try:
-                async with Catalog.create(path, identity) as catalog:
-                    created = True
-                    await replace_contents(catalog, counted, runs=runs, meta=meta)
-            except BaseException:
-                if created:
-                    path.unlink(missing_ok=True)
-                raise
-
-    async def _counted(self, batches: AsyncGenerator[list[Entry], None]) -> AsyncGenerator[list[Entry], None]:
-        async with aclosing(batches):
-            async for batch in batches:
-                self._go_on()
-                for entry in batch:
-                    self._tally.count(entry)
-                self._counters.entries += len(batch)
-                yield batch
+    @asynccontextmanager
+    async def _replacing(
+        self, repository: Repository, existing: Catalog | None, meta: Mapping[str, bytes]
+    ) -> AsyncIterator[Replacement]:
+        """The new content of the catalog, or of one that is made for it and vanishes if the block raises."""
+        sealed = repository.seals
+        async with AsyncExitStack() as stack:
+            catalog = existing
+            if catalog is None:
+                path = self._settings.database_path(self._section.name)
+                identity = msgspec.json.decode(meta[IDENTITY], type=CatalogIdentity)
+                catalog = await stack.enter_async_context(_created(path, identity))
+            new = await stack.enter_async_context(replacing(catalog, sealed=sealed))
+            yield new
+            await new.add_meta(meta)
 
     def _tell(self, unrecovered: Unrecovered) -> None:
         if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
@@ -273,3 +314,32 @@ class _Rebuild:
     def _go_on(self) -> None:
         if self._stop.requested:
             raise Interrupted("stopped as asked; the database is as it was")
+
+
+@asynccontextmanager
+async def _created(path: Path, identity: CatalogIdentity) -> AsyncIterator[Catalog]:
+    """A new catalog that is gone again if the block raises."""
+    created = False
+    try:
+        async with Catalog.create(path, identity) as catalog:
+            created = True
+            yield catalog
+    except BaseException:
+        if created:
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - at the very end, and but one
+        raise
+
+
+def _records(known: Sequence[RunId], *, depth: int) -> list[RunRecord]:
+    """The rows of snapshots; ``depth`` is that of the last one's manifest. The last one counts as not ended:
+    the next run then looks once for uploads that a lost database can no longer tell of."""
+    return [
+        RunRecord(
+            run=run,
+            started_ns=run_time_ns(run),
+            finished_ns=run_time_ns(run) if run != known[-1] else None,
+            committed=True,
+            depth=depth if run == known[-1] else 0,
+        )
+        for run in known
+    ]

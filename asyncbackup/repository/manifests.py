@@ -25,7 +25,11 @@ __all__ = ["ManifestReceipt", "ManifestUpload", "read_header", "read_manifest", 
 
 
 async def read_manifest(
-    repository: Repository, run: str, *, on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None
+    repository: Repository,
+    run: str,
+    *,
+    on_packs: Callable[[list[Pack]], Awaitable[None]] | None = None,
+    on_header: Callable[[ManifestHeader], None] | None = None,
 ) -> AsyncGenerator[list[Entry], None]:
     """Every entry of a snapshot in the order of (folder, name), in batches of some thousand at most.
 
@@ -34,11 +38,14 @@ async def read_manifest(
     That the entries were all is known when the iteration ended without an
     error; close the iterator (``contextlib.aclosing``) when leaving it early.
     ``on_packs`` is given the packs that its manifests describe; some may come
-    twice, and some may hold nothing of this snapshot.
+    twice, and some may hold nothing of this snapshot. ``on_header`` is given the
+    header of the snapshot's own manifest, before any entry.
 
     Raises as :class:`~asyncbackup.repository.manifest_stream.ManifestStream` does.
     """
     async with ManifestStream(repository, run, on_packs=on_packs) as stream:
+        if on_header is not None:
+            on_header(stream.header)
         if stream.header.base is None:
             async with aclosing(_entries(stream)) as entries:
                 async for batch in entries:
@@ -82,8 +89,16 @@ async def _read_chain(
 
 
 async def read_header(repository: Repository, run: str) -> ManifestHeader:
-    """The header of one manifest; no more of it is read than that takes. Raises as ``read_manifest`` does."""
+    """The header of one manifest; no more of it is read than that takes.
+
+    A plain manifest of an encrypted section is read to its end: what vouches
+    for it is a digest of all of it. Raises as ``read_manifest`` does.
+    """
     async with ManifestStream(repository, run) as stream:
+        if repository.seals and not stream.sealed:
+            async with aclosing(stream.items()) as items:
+                async for _ in items:
+                    pass
         return stream.header
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 from asyncbackup.model import Entry, split_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from asyncbackup.format.manifest import TreeItem
 
@@ -24,8 +25,25 @@ async def overlay(
     of each is held at a time; stretches of ``older`` without a change are
     copied whole, so a small change costs little beside a large snapshot.
     """
+    async with aclosing(_merge(older, newer, keep_deleted=False)) as merged:
+        async for batch in merged:
+            yield cast("list[Entry]", batch)
+
+
+async def merge_changes(
+    older: AsyncIterator[list[TreeItem]], newer: AsyncIterator[list[TreeItem]]
+) -> AsyncGenerator[list[TreeItem], None]:
+    """Two differences, the newer one resting on the older, as one: deleted paths stay named."""
+    async with aclosing(_merge(older, newer, keep_deleted=True)) as merged:
+        async for batch in merged:
+            yield batch
+
+
+async def _merge(
+    older: AsyncIterator[Sequence[TreeItem]], newer: AsyncIterator[list[TreeItem]], *, keep_deleted: bool
+) -> AsyncGenerator[list[TreeItem], None]:
     changes = _Cursor(newer)
-    ready: list[Entry] = []
+    ready: list[TreeItem] = []
     async for batch in older:
         start = 0
         while (change := await changes.peek()) is not None:
@@ -38,7 +56,7 @@ async def overlay(
             if batch[place].path == change.path:
                 start += 1
             changes.advance()
-            if isinstance(change, Entry):
+            if keep_deleted or isinstance(change, Entry):
                 ready.append(change)
             if len(ready) >= BATCH_ENTRIES:
                 yield ready
@@ -50,7 +68,7 @@ async def overlay(
             ready = []
     while (change := await changes.peek()) is not None:
         changes.advance()
-        if isinstance(change, Entry):
+        if keep_deleted or isinstance(change, Entry):
             ready.append(change)
         if len(ready) >= BATCH_ENTRIES:
             yield ready
@@ -59,8 +77,8 @@ async def overlay(
         yield ready
 
 
-def _order(entry: Entry) -> tuple[bytes, bytes]:
-    return split_path(entry.path)
+def _order(item: TreeItem) -> tuple[bytes, bytes]:
+    return split_path(item.path)
 
 
 class _Cursor:

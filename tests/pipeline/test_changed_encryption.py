@@ -6,7 +6,8 @@ import base64
 import logging
 import os
 import shutil
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,16 @@ import pytest
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.engine import run_section
-from asyncbackup.errors import AuthenticationError, KeyUnlockError
+from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, RepositoryMissingError
 from asyncbackup.format.descriptor import FLOOR
 from asyncbackup.format.envelope import MAGIC
+from asyncbackup.format.manifest import ManifestTrailer
 from asyncbackup.initialise import create_database
 from asyncbackup.model import RunId
 from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.create import create_repository
-from asyncbackup.repository.manifests import read_header
+from asyncbackup.repository.manifest_stream import ManifestStream
+from asyncbackup.repository.manifests import ManifestUpload, read_header
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.vouching import may_have_base, plain_manifests
 from asyncbackup.verify.section import verify_section
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
 
     from asyncbackup.format.manifest import ManifestHeader
     from asyncbackup.model import RunSummary
+    from asyncbackup.rebuild.summary import Unrecovered
     from asyncbackup.repository.open import Repository
     from asyncbackup.verify.summary import VerifySummary
+    from tests.servers import S3Endpoint
 
 PLANTED = RunId("20991231T235959Z-ffff")
 
@@ -90,9 +95,12 @@ class Switched(Workbench):
         return self.manifest(run).read_bytes().startswith(MAGIC)
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> Switched:
+@pytest.fixture(params=["mirror", "packed"])
+async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Switched:
+    """In both layouts."""
     bench = Switched(tmp_path)
+    if request.param == "packed":
+        bench.configure(packed=True, zstd_level=3)
     await bench.initialise()
     return bench
 
@@ -107,11 +115,19 @@ async def test_switched_on_both_snapshots_restore(bench: Switched) -> None:
     summary = await bench.save("b", b"after " * 1000)
     assert summary.files_new == 1, "what was saved before is not uploaded again"
     assert (bench.is_sealed(plain), bench.is_sealed(summary.snapshot)) == (False, True)
-    files = bench.destination / "home" / "data" / summary.snapshot / "files"
-    assert (files / "b").read_bytes().startswith(MAGIC)
+    data = bench.destination / "home" / "data" / summary.snapshot
+    sealed = [path for path in _files_below(data) if path.stat().st_size]
+    assert sealed
+    assert all(path.read_bytes().startswith(MAGIC) for path in sealed)
     assert (await bench.header(summary.snapshot)).plain == {plain: digest_of(bench.manifest(plain))}
     await bench.restores_all()
     assert not (await bench.verified()).damaged
+
+
+async def test_after_a_rebuild_both_kinds_are_known(bench: Switched) -> None:
+    await bench.save("a")
+    await bench.switch(True)
+    await bench.save("b")
     await bench.rebuild()
     assert (await bench.save("c")).files_new == 1, "the rebuilt database knows the rest"
     await bench.restores_all()
@@ -124,8 +140,8 @@ async def test_switched_off_and_on_again_all_restore(bench: Switched) -> None:
     await bench.switch(False)
     third = (await bench.save("c", b"plain again")).snapshot
     assert not bench.is_sealed(third)
-    files = bench.destination / "home" / "data" / third / "files"
-    assert (files / "c").read_bytes() == b"plain again"
+    data = bench.destination / "home" / "data" / third
+    assert not any(path.read_bytes().startswith(MAGIC) for path in _files_below(data))
     assert (await bench.header(third)).plain is msgspec.UNSET
     await bench.restores_all()
     assert not (await bench.verified()).damaged
@@ -139,6 +155,51 @@ async def test_switched_off_and_on_again_all_restore(bench: Switched) -> None:
     assert bench.is_sealed(second)
     await bench.restores_all()
     assert not (await bench.verified()).damaged
+
+
+async def test_a_content_that_is_there_in_clear_is_sealed_nevertheless(bench: Switched) -> None:
+    await bench.save("a", b"the same content" * 50)
+    await bench.switch(True)
+    await bench.save("b", b"the same content" * 50)
+    entries = await bench.entries()
+    extents = {name: entries[name].extent for name in (b"a", b"b")}
+    assert {name: extent.encrypted for name, extent in extents.items() if extent} == {b"a": False, b"b": True}
+
+
+async def test_objects_of_both_kinds_are_recovered_with_encryption_disabled(bench: Switched) -> None:
+    """Without manifests nobody vouches for a plain object, so an encrypted section does not take it."""
+    await bench.save("before", b"plain")
+    await bench.switch(True)
+    await bench.save("after", b"sealed")
+    for path in (bench.destination / "home" / "snapshots").iterdir():
+        path.unlink()
+    bench.settings.database_path("home").unlink()
+    told: list[Unrecovered] = []
+    await rebuild_section(bench.settings, bench.section, from_objects=True, on_unrecovered=told.append)
+    assert [found.lost for found in told] == [True]
+    assert "it is not encrypted, but the section is" in told[0].reason
+    await bench.switch(False)
+    summary = await rebuild_section(bench.settings, bench.section, from_objects=True)
+    assert summary.files == 2
+    restored = await bench.restored(name="both")
+    assert (restored / "before").read_bytes() == b"plain"
+    assert (restored / "after").read_bytes() == b"sealed"
+
+
+async def test_a_lost_descriptor_stops_the_run_and_comes_back_from_the_database(bench: Switched) -> None:
+    await bench.switch(True)
+    await bench.save("a")
+    descriptor = bench.destination / "asyncbackup.json"
+    kept = descriptor.read_bytes()
+    descriptor.unlink()
+    with pytest.raises(RepositoryMissingError, match=r"holds no asyncbackup\.json"):
+        await bench.run()
+    with closing(sqlite3.connect(bench.settings.database_path("home"))) as database:
+        ((found,),) = database.execute("SELECT value FROM meta WHERE name = 'descriptor'").fetchall()
+    assert found == kept
+    descriptor.write_bytes(found)
+    await bench.save("b")
+    await bench.restores_all()
 
 
 async def test_without_the_secret_only_what_is_plain_is_read(bench: Switched) -> None:
@@ -203,14 +264,61 @@ async def test_of_very_many_plain_manifests_the_newest_are_vouched_for(
 
 
 async def test_a_difference_never_crosses_the_switch(bench: Switched) -> None:
-    for enabled in (True, False, True):
-        await bench.save(f"before {enabled}")
-        async with _opened(bench) as (repository, catalog):
-            assert await may_have_base(repository, catalog)
-        await bench.switch(enabled)
-        async with _opened(bench) as (repository, catalog):
-            assert not await may_have_base(repository, catalog)
-        await bench.run()
+    for number in range(20):
+        bench.write(f"file {number}")
+    based: list[tuple[bool, bool]] = []
+    for enabled in (False, False, True, True, False, False):
+        if based and based[-1][0] is not enabled:
+            await bench.switch(enabled)
+            async with _opened(bench) as (repository, catalog):
+                assert not await may_have_base(repository, catalog)
+        header = await bench.header((await bench.save(f"another {len(based)}")).snapshot)
+        based.append((enabled, header.base is not None))
+    assert based == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
+    await bench.restores_all()
+    # A chain of plain snapshots is vouched for whole.
+    await bench.switch(True)
+    await bench.save("the last")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
+
+
+async def test_a_manifest_that_was_sealed_can_be_written_sealed_again(bench: Switched) -> None:
+    """As a prune does that revises snapshots of a time when the section was encrypted."""
+    await bench.switch(True)
+    run = (await bench.save("a")).snapshot
+    before = await bench.entries(run)
+    await bench.switch(False)
+    async with open_repository(bench.settings, bench.section) as repository:
+        async with ManifestStream(repository, run) as stream:
+            assert stream.sealed
+            header = stream.header
+        bench.manifest(run).unlink()
+        async with ManifestUpload(repository, header, sealed=True) as upload:
+            await upload.add(list(before.values()))
+            await upload.commit(ManifestTrailer(finished_ns=1))
+    assert bench.is_sealed(run)
+    assert await bench.entries(run) == before
+
+
+async def test_a_swapped_base_of_a_plain_snapshot_is_refused(bench: Switched) -> None:
+    for number in range(20):
+        bench.write(f"file {number}")
+    base, upon = (await bench.save("a")).snapshot, (await bench.save("b")).snapshot
+    assert (await bench.header(upon)).base == base
+    await bench.switch(True)
+    await bench.save("c")
+    await _plant(bench, RunId(base))
+    with pytest.raises(FormatError, match=rf"{base}|{upon}"):
+        await bench.restored(snapshot=upon)
+    assert not _files_below(bench.base / "restored")
 
 
 async def test_a_rebuilt_database_knows_how_its_snapshot_was_written(bench: Switched) -> None:
@@ -289,6 +397,8 @@ async def test_a_vouched_manifest_that_was_swapped_is_refused(bench: Switched) -
     await bench.switch(True)
     await bench.save("c")
     await _plant(bench, RunId(second), path=b"evil")
+    with pytest.raises(AuthenticationError, match="not what an encrypted snapshot vouches for"):
+        await bench.header(second)
     with pytest.raises(AuthenticationError, match=rf"{second}.* not what an encrypted snapshot vouches for"):
         await bench.restored(snapshot=second)
     assert not _files_below(bench.base / "restored")
@@ -329,6 +439,19 @@ async def test_a_further_name_of_a_sealed_file_in_a_plain_run(bench: Switched) -
     await bench.switch(False)
     os.link(first, bench.tree / "third")
     await bench.save("b")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
+
+
+async def test_switched_on_and_off_at_a_server(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
+    bench = Switched(tmp_path)
+    bench.configure(destination=f"s3://{seaweed_s3.fresh_bucket()}/prefix")
+    bench.settings = msgspec.structs.replace(bench.settings, s3=seaweed_s3.settings())
+    await bench.initialise()
+    await bench.save("a")
+    for enabled in (True, False, True):
+        await bench.switch(enabled)
+        await bench.save(f"file of {enabled} {len(bench.pictures)}")
     await bench.restores_all()
     assert not (await bench.verified()).damaged
 

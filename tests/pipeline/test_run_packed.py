@@ -131,6 +131,22 @@ async def test_copies_are_stored_once(packed: Workbench) -> None:
     assert {entries[path].sha256 for path in (b"one", b"d/two")} == {hashlib.sha256(body).digest()}
 
 
+async def test_extracting_a_pack_gives_no_file_the_mode_of_its_copy(plain: Workbench, tmp_path: Path) -> None:
+    modes = {"a": 0o600, "b": 0o644, "c": 0o600, "d": 0o4755, "e": 0o644, "f": 0o600}
+    for name, mode in modes.items():
+        plain.write(name, b"the same")
+        (plain.tree / name).chmod(mode)
+    await plain.run()
+    (pack,) = pack_paths(plain)
+    with tarfile.open(pack) as archive:
+        archive.extractall(tmp_path / "out", filter="fully_trusted")  # noqa: S202 - the test's own pack
+    found = {name: (tmp_path / "out" / name).stat() for name in modes}
+    assert {name: stat.st_mode & 0o7777 for name, stat in found.items()} == modes
+    # The content is there once for each mode.
+    assert len(set(places(await plain.entries()).values())) == 3
+    assert len({stat.st_ino for stat in found.values()}) == 3
+
+
 async def test_a_later_copy_uploads_its_name_alone(packed: Workbench) -> None:
     body = os.urandom(300_000)
     packed.write("one", body)

@@ -13,12 +13,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from asyncbackup.format.descriptor import FLOOR, Descriptor, KdfBounds, encode_descriptor
 from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer, context
 from asyncbackup.format.escape import escape_path
 from asyncbackup.format.keys import content_key
 from asyncbackup.format.keyslots import RepositoryKey, key_file_slot, passphrase_slot
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer, ManifestWriter
+from asyncbackup.format.pack_builder import PackBuilder
 from asyncbackup.model import Entry, Extent, Failure, Kind
 from tests.unit.format.vectors import content
 
@@ -247,6 +250,82 @@ def manifests() -> Any:
     return {"manifest": base64.b64encode(plain).decode(), "paths": [entry.path.hex() for entry in entries]}
 
 
+def packs() -> Any:
+    """A plain pack and one of frames, of the same entries, and where each content lies."""
+    common: dict[str, Any] = {"uid": 1000, "gid": 1000, "owner": "me", "group": "staff"}
+    digest = hashlib.sha256(content(5)).digest()
+    entries = [
+        Entry(path=b"", kind=Kind.FOLDER, mode=0o40755, mtime_ns=CREATED_NS, **common),
+        Entry(path=b"docs", kind=Kind.FOLDER, mode=0o42770, mtime_ns=CREATED_NS + 1, **common),
+        Entry(
+            path="docs/\u65e5\u672c\u8a9e.txt".encode(),
+            kind=Kind.FILE,
+            mode=0o100600,
+            size=1500,
+            mtime_ns=CREATED_NS + 123_456_789,
+            ctime_ns=CREATED_NS + 5,
+            **common,
+        ),
+        Entry(path=b"docs/\xff\\\n", kind=Kind.FILE, mode=0o104755, mtime_ns=-1_500_000_000, **common),
+        Entry(
+            path=b"n" * 120,
+            kind=Kind.FILE,
+            mode=0o100644,
+            size=600_000,
+            mtime_ns=2**64,
+            uid=2**31,
+            gid=2**32 - 1,
+            owner="o" * 40,
+            xattrs=((b"user.a=b", b"\0\xff\n"),),
+        ),
+        Entry(path=b"\xff" * 120, kind=Kind.FILE, mode=0o100644, size=5, hardlink="1-2", nlink=2, **common),
+        Entry(path=b"second", kind=Kind.FILE, mode=0o100644, size=5, hardlink="1-2", nlink=2, **common),
+        Entry(path=b"link", kind=Kind.SYMLINK, mode=0o120777, size=8, target=b"../\xfe\\up", **common),
+    ]
+    reference = Entry(
+        path=b"copy\n",
+        kind=Kind.FILE,
+        mode=0o100644,
+        size=5,
+        mtime_ns=CREATED_NS,
+        sha256=digest,
+        extent=Extent(EARLIER, "files/original", 5),
+        **common,
+    )
+    made = []
+    for name, level in (("plain", 0), ("zstd", 3)):
+        builder = PackBuilder(zstd_level=level)
+        for entry in entries:
+            if entry.path == b"second":
+                builder.add(entry, link_to=b"\xff" * 120)
+            else:
+                builder.add(entry, content(entry.size) if entry.kind is Kind.FILE else b"")
+        builder.add_reference(reference)
+        pack = builder.finish()
+        body = b"".join(pack.body)
+        made.append(
+            {
+                "name": name,
+                "sha256": pack.sha256.hex(),
+                "members": [
+                    {
+                        "path": entry.path.hex(),
+                        "kind": entry.kind.value,
+                        "size": entry.size,
+                        "offset": placement.offset,
+                        "length": placement.length,
+                        "skip": placement.skip,
+                    }
+                    for entry, placement in zip(entries, pack.placements, strict=True)
+                ],
+                "references": [reference.path.hex()],
+                # Compressed once more, since a tar is mostly zeros.
+                "pack": base64.b64encode(zstandard.compress(body, 19)).decode(),
+            }
+        )
+    return made
+
+
 def main() -> None:
     """Write every vector file that is missing."""
     for name, make in {
@@ -256,6 +335,7 @@ def main() -> None:
         "sealed": sealed,
         "damaged": damaged,
         "manifest": manifests,
+        "packs": packs,
     }.items():
         path = FOLDER / f"{name}.json"
         if not path.exists():

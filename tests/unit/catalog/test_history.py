@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from asyncbackup.catalog.history import MAX_DEPTH_WRITTEN, STATEMENTS_OF_A_DIFFERENCE, SnapshotPlan, Totals
-from asyncbackup.catalog.replace import replace_contents
+from asyncbackup.catalog.history import (
+    MAX_DEPTH_WRITTEN,
+    STATEMENTS_OF_A_BASE,
+    STATEMENTS_OF_A_DIFFERENCE,
+    SnapshotPlan,
+    Totals,
+)
+from asyncbackup.catalog.replace import replacing
 from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
@@ -17,8 +23,6 @@ from asyncbackup.model import Entry, Extent, Kind, Pack, Pending, RunId
 from tests.unit.catalog.entries import RUN, entry, fill, pending_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from asyncbackup.catalog.catalog import Catalog
     from asyncbackup.format.manifest import TreeItem
 
@@ -37,6 +41,11 @@ async def commit(catalog: Catalog, number: int) -> SnapshotPlan:
     await catalog.history.commit(run, plan)
     await catalog.runs.finish(run, finished_ns=number, committed=True, summary=None)
     return plan
+
+
+async def prune(catalog: Catalog, number: int) -> None:
+    """What a prune does to a snapshot that it deletes."""
+    await catalog.runs.finish(run_id(number), finished_ns=1, committed=False, summary=None)
 
 
 async def changes(catalog: Catalog, plan: SnapshotPlan) -> list[TreeItem]:
@@ -160,16 +169,16 @@ async def test_a_base_that_was_pruned_is_passed_over_for_the_next_lower(begun: C
     for number in range(1, 7):
         await fill(begun, FILES[number], pending=Pending.CHANGED)
         await commit(begun, number)
-    await begun.history.remove_runs([run_id(6)])
+    await prune(begun, 6)
     assert await begun.runs.last_snapshot() == run_id(5)
     await fill(begun, FILES[0], pending=Pending.CHANGED)
     plan = await commit(begun, 7)
     assert (plan.number, plan.base_number) == (6, 4)
     assert await paths(begun, plan) == [FILES[n] for n in (0, 5, 6)], "also what the pruned one changed"
-    await begun.history.remove_runs([run_id(4)])
+    await prune(begun, 4)
     plan = await commit(begun, 8)
     assert (plan.number, plan.base_number) == (7, 6)
-    await begun.history.remove_runs([run_id(7)])
+    await prune(begun, 7)
     plan = await commit(begun, 9)
     assert (plan.number, plan.base_number, plan.depth) == (8, 0, 1)
     assert await paths(begun, plan) == FILES[:7]
@@ -179,7 +188,7 @@ async def test_a_snapshot_of_before_the_full_one_is_never_a_base(begun: Catalog)
     await commit(begun, 1)
     await fill(begun, *FILES, pending=Pending.CHANGED)
     assert (await commit(begun, 2)).base is None
-    await begun.history.remove_runs([run_id(2)])
+    await prune(begun, 2)
     assert await commit(begun, 3) == SnapshotPlan()
 
 
@@ -187,14 +196,13 @@ async def test_a_rebuilt_catalog_goes_on_from_what_it_was_rebuilt_from(begun: Ca
     await fill(begun, FILES[1], pending=Pending.CHANGED)
     await commit(begun, 1)
 
-    async def batches() -> AsyncIterator[list[Entry]]:
-        yield [entry(b"", Kind.FOLDER), *map(entry, FILES[:30])]
-
     records = [
         RunRecord(run=run_id(number), started_ns=1, finished_ns=1, committed=True, depth=depth)
         for number, depth in ((5, 0), (7, 3))
     ]
-    await replace_contents(begun, batches(), runs=records, meta={})
+    async with replacing(begun, sealed=False) as new:
+        await new.add_entries([entry(b"", Kind.FOLDER), *map(entry, FILES[:30])])
+        await new.add_runs(records)
     assert await begun.history.totals() == Totals(
         files=30, folders=1, symlinks=0, bytes=sum(map(len, FILES[:30]))
     )
@@ -209,10 +217,9 @@ async def test_a_chain_that_grew_too_deep_ends(begun: Catalog) -> None:
         RunRecord(run=run_id(1), started_ns=1, finished_ns=1, committed=True, depth=MAX_DEPTH_WRITTEN - 1)
     ]
 
-    async def batches() -> AsyncIterator[list[Entry]]:
-        yield [entry(b"", Kind.FOLDER), *map(entry, FILES)]
-
-    await replace_contents(begun, batches(), runs=records, meta={})
+    async with replacing(begun, sealed=False) as new:
+        await new.add_entries([entry(b"", Kind.FOLDER), *map(entry, FILES)])
+        await new.add_runs(records)
     assert (await commit(begun, 2)).depth == MAX_DEPTH_WRITTEN
     assert (await commit(begun, 3)).depth == MAX_DEPTH_WRITTEN
     assert await commit(begun, 4) == SnapshotPlan()
@@ -304,3 +311,10 @@ async def test_a_difference_never_goes_through_all_entries(catalog: Catalog, sta
     looked = [str(step[3]) for step in steps]
     assert any("entries" in step or "e USING" in step for step in looked)
     assert not [step for step in looked if re.fullmatch("SCAN (e|entries)", step)]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS_OF_A_BASE)
+async def test_choosing_a_base_never_goes_through_all_runs(catalog: Catalog, statement: str) -> None:
+    marks = (1,) * statement.count("?")
+    steps = await catalog._connection.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}", marks)
+    assert all("USING INDEX runs_number" in str(step[3]) for step in steps)

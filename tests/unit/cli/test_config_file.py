@@ -75,6 +75,13 @@ def test_all_that_is_optional_has_a_default(tmp_path: Path) -> None:
     assert not settings.section("home").encryption.enabled
 
 
+def test_a_section_that_is_not_encrypted_any_more_still_names_its_secret(tmp_path: Path) -> None:
+    settings = load(tmp_path, HOME + '[sections.home.encryption]\nenabled = false\nkey_file = "/k"\n')
+    encryption = settings.section("home").encryption
+    assert not encryption.enabled
+    assert encryption.key_file == Path("/k")
+
+
 def test_paths_begin_at_the_files_folder(tmp_path: Path) -> None:
     settings = load(
         tmp_path,

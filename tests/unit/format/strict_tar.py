@@ -182,7 +182,7 @@ def _merge(member: Member, records: dict[bytes, bytes]) -> None:
             member.mtime_ns = _time(value)
         elif key == b"ctime":
             member.ctime_ns = _time(value)
-        elif not key.startswith(b"SCHILY.xattr."):
+        elif key != b"comment" and not key.startswith(b"SCHILY.xattr."):
             raise ValueError(f"GNU tar would complain about {key!r}")
 
 

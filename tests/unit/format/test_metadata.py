@@ -100,6 +100,17 @@ def test_sealed_file_tells_its_size_and_not_its_digest() -> None:
     assert found.entry == changed(sha256=b"")
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_compressed_content_tells_its_size_and_what_was_done_to_it(sealed: bool) -> None:
+    metadata = stored(FILE, original_size=FILE.size if sealed else None, compression="zstd")
+    assert metadata["asyncbackup-size"] == "5"
+    assert metadata["asyncbackup-encoding"] == ("zstd+cobblestone-256" if sealed else "zstd")
+    described = describe_object(metadata, key=KEY, stored_size=sealed_size(3) if sealed else 3)
+    assert (described.compression, described.encrypted, described.entry.size) == ("zstd", sealed, 5)
+    # In clear beside a sealed object the digest would tell whether it is some known file.
+    assert described.entry.sha256 == (b"" if sealed else FILE.sha256)
+
+
 def test_stand_in_names_the_first_path_and_tells_no_digest() -> None:
     entry = changed(hardlink="dev 1/ino 2", nlink=3)
     metadata = stored(entry, first_path=b"docs/\xff first")
@@ -258,6 +269,11 @@ SEALED = stored(FILE, original_size=5)
         (SEALED | {"asyncbackup-encoding": "rot13"}, KEY, sealed_size(5)),
         (SEALED, KEY, 5),
         ({"asyncbackup-encoding": "cobblestone-256"}, KEY, sealed_size(5)),
+        ({"asyncbackup-encoding": "zstd"}, KEY, 5),
+        ({"asyncbackup-encoding": "zstd", "asyncbackup-size": "-1"}, KEY, 5),
+        ({"asyncbackup-encoding": "cobblestone-256+zstd", "asyncbackup-size": "5"}, KEY, sealed_size(5)),
+        ({"asyncbackup-encoding": "zstd+cobblestone-256", "asyncbackup-size": "5"}, KEY, 80),
+        ({"mode": "40755", "asyncbackup-encoding": "zstd", "asyncbackup-size": "0"}, "files/a/", 0),
         ({}, "packs/000001.tar", 5),
     ],
 )

@@ -297,10 +297,11 @@ def test_hard_links_are_placed_where_their_first_name_is() -> None:
     builder.add(entry(b"large", size=600_000), noise(600_000))
     second = builder.add(msgspec.structs.replace(linked, path=b"second"), link_to=b"first")
     third = builder.add(msgspec.structs.replace(linked, path=b"third"), link_to=b"first")
+    copy = builder.add(entry(b"copy", size=5), link_to=b"first", copy=True)
     pack = builder.finish()
-    assert pack.placements[first] == pack.placements[second] == pack.placements[third]
+    assert {pack.placements[index] for index in (second, third, copy)} == {pack.placements[first]}
     assert placed(pack, pack.placements[third], 5, 3) == b"hello"
-    assert [m.link for m in read_tar(tar_of(pack, 3))][-2:] == [b"first", b"first"]
+    assert [m.link for m in read_tar(tar_of(pack, 3))][-3:] == [b"first", b"first", b"first"]
 
 
 def test_ten_thousand_links() -> None:

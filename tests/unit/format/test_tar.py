@@ -7,6 +7,7 @@ import re
 import tarfile
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -152,6 +153,24 @@ def test_hard_links(first: bytes) -> None:
     member = only(item, link_to=first)
     assert (member.kind, member.link, member.size) == (b"1", first, 0)
     assert by_tarfile(item, first).islnk()
+
+
+def test_copies_say_that_they_are() -> None:
+    item = entry(b"second", size=77, ctime_ns=MTIME)
+    member = only(msgspec.structs.replace(item, mode=0o100600), link_to=b"first")
+    assert b"comment" not in member.records
+    archived = member_header(item, link_to=b"first", copy=True) + END
+    (member,) = read_tar(archived)
+    assert member.records[b"comment"] == b"asyncbackup copy"
+    assert (member.kind, member.link, member.mtime_ns, member.ctime_ns) == (b"1", b"first", MTIME, MTIME)
+
+
+def test_members_of_another_run_name_it() -> None:
+    item = entry(b"a", mtime_ns=0)
+    (member,) = read_tar(member_header(item, run="20261121T195000Z-00ff") + END)
+    assert member.records == {b"comment": b"asyncbackup run 20261121T195000Z-00ff"}
+    (member,) = read_tar(member_header(item, link_to=b"b", copy=True, run="20261121T195000Z-00ff") + END)
+    assert member.records == {b"comment": b"asyncbackup copy run 20261121T195000Z-00ff"}
 
 
 def test_a_further_name_of_a_symlink_is_a_symlink() -> None:

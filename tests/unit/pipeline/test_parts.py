@@ -85,8 +85,8 @@ def test_the_message_names_both_figures() -> None:
     with pytest.raises(SourceError) as caught:
         plan(10_000 * 100 * MIB, sealed=False, limit=64 * MIB)
     assert caught.value.reason == (
-        "its 1,048,576,000,000 bytes need parts of 100 MiB, more than memory_limit (64 MiB); "
-        "raise memory_limit"
+        "its 1,048,576,000,000 bytes need parts of 100 MiB, more than the 64 MiB that memory_limit "
+        "leaves for one; raise memory_limit"
     )
 
 
