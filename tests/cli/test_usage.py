@@ -11,7 +11,9 @@ import asyncbackup
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
 
-COMMANDS = ["initdb", "run", "restore", "list_remote", "snapshots", "stats", "verify", "syncdb_remote"]
+COMMANDS = [
+    "initdb", "run", "restore", "list_remote", "snapshots", "diff", "find", "stats", "verify", "syncdb_remote"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
