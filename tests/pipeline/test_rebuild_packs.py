@@ -17,13 +17,14 @@ from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.errors import KeyUnlockError
 from asyncbackup.format.pack_builder import PackBuilder
+from asyncbackup.format.tar import END, member_header
 from asyncbackup.model import Entry, Extent, Kind
 from asyncbackup.rebuild.section import rebuild_section
 from tests.pipeline.repository_fixtures import FIRST, SECOND
 from tests.workbench import Workbench, age, picture
 
 if TYPE_CHECKING:
-    from asyncbackup.rebuild.summary import RebuildSummary
+    from asyncbackup.rebuild.summary import RebuildSummary, Unrecovered
 
 
 @pytest.fixture(params=["plain", "zstd", "sealed"])
@@ -348,3 +349,27 @@ async def test_hostile_packs_give_nothing_outside_the_tree(bench: Workbench) -> 
     assert (await held(bench)).keys() == {b"", b"good"}
     assert {each.path for each in summary.unrecovered} == {None, b"orphan"}
     assert sum("not a path" in each.reason for each in summary.unrecovered) == 3
+
+
+async def test_names_of_what_is_lost_are_kept_as_far_as_memory_goes(bench: Workbench) -> None:
+    await bench.run()
+    # Links to nothing, with the longest names that a snapshot has room for.
+    body = b"".join(
+        member_header(
+            Entry(path=b"%03d/" % number + b"n" * 300_000, kind=Kind.FILE, mode=0o100644), link_to=b"nobody"
+        )
+        for number in range(40)
+    )
+    path = store_of(bench) / f"home/data/{FIRST}/packs/000001.tar"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(body + END)
+    told: list[Unrecovered] = []
+    shutil.rmtree(store_of(bench) / "home/snapshots")
+    summary = await rebuild_section(
+        bench.settings, bench.section, from_objects=True, on_unrecovered=told.append
+    )
+    assert len(told) == summary.unrecovered_objects == 40
+    assert 20 < len(summary.unrecovered) < 30
+    assert [each.path for each in summary.unrecovered] == [each.path for each in told][
+        : len(summary.unrecovered)
+    ]
