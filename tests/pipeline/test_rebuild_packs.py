@@ -16,11 +16,13 @@ import pytest
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.errors import KeyUnlockError
+from asyncbackup.format.metadata import encode_metadata
 from asyncbackup.format.pack_builder import PackBuilder
-from asyncbackup.format.tar import END, member_header
-from asyncbackup.model import Entry, Extent, Kind
+from asyncbackup.format.tar import END, extended_header, member_header
+from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Kind
 from asyncbackup.rebuild.section import rebuild_section
-from tests.pipeline.repository_fixtures import FIRST, SECOND
+from asyncbackup.repository.open import open_repository
+from tests.pipeline.repository_fixtures import FIRST, SECOND, THIRD
 from tests.workbench import Workbench, age, picture
 
 if TYPE_CHECKING:
@@ -330,6 +332,42 @@ async def test_a_reference_counts_for_the_content_that_is_really_there(bench: Wo
     assert {found[path].extent for path in good} == {found[b"there"].extent}
     lost = {each.path for each in summary.unrecovered}
     assert lost == {b"other-content", b"nameless"}
+
+
+async def test_an_object_can_stand_in_for_a_member(bench: Workbench) -> None:
+    await bench.run()
+    member = Entry(path=b"first", kind=Kind.FILE, mode=0o100644, size=4)
+    (extent,) = put_pack(bench, FIRST, [(member, b"true")])
+    # The later version of the first name is none of the name's.
+    put_pack(bench, SECOND, [(member, b"late")])
+    orphan = Entry(
+        path=b"orphan", kind=Kind.FILE, mode=0o100644, size=4, extent=Extent(FIRST, "files/gone", 4)
+    )
+    put_pack(bench, THIRD, [], orphan)
+    async with open_repository(bench.settings, bench.section) as repository:
+        for run, name, first in ((FIRST, "second", b"first"), (THIRD, "third", b"orphan")):
+            entry = Entry(path=name.encode(), kind=Kind.FILE, mode=0o100644, size=4)
+            metadata = encode_metadata(entry, original_size=None, long_path=False, first_path=first)
+            key = f"home/data/{run}/files/{name}"
+            await repository.store.put(key, b"", sha256=EMPTY_SHA256, metadata=metadata)
+    summary = await rebuilt(bench)
+    found = await held(bench)
+    assert found[b"second"].extent == extent
+    assert found[b"second"].sha256 == hashlib.sha256(b"true").digest()
+    assert found[b"first"].sha256 == hashlib.sha256(b"late").digest()
+    assert {each.path for each in summary.unrecovered} == {b"orphan", b"third"}
+
+
+async def test_members_of_a_pack_that_a_prune_wrote_are_of_their_own_runs(bench: Workbench) -> None:
+    await bench.run()
+    member = Entry(path=b"a", kind=Kind.FILE, mode=0o100644, size=4, mtime_ns=5)
+    put_pack(bench, SECOND, [(member, b"late")])
+    header = extended_header(b"x", b"41 ASYNCBACKUP.run=%s\n" % FIRST.encode()) + member_header(member)
+    path = store_of(bench) / f"home/data/{THIRD}/packs/000001.tar"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(header + b"oldy" + bytes(508) + END)
+    await rebuilt(bench)
+    assert (await held(bench))[b"a"].sha256 == hashlib.sha256(b"late").digest()
 
 
 async def test_hostile_packs_give_nothing_outside_the_tree(bench: Workbench) -> None:
