@@ -32,6 +32,7 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
+from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
@@ -311,8 +312,15 @@ class _Run:
             pack_below_bytes=self._pack_below_bytes,
             pack_size_bytes=self._pack_size_bytes,
             zstd_level=self._section.zstd_level,
+            hidden=self._hidden_names(repository),
             run_started=await self._catalog.runs.started() if self._section.packed else {},
         )
+
+    def _hidden_names(self, repository: Repository) -> HiddenNames | None:
+        key = repository.key if repository.seals else None
+        if key is None or not self._section.encryption.hide_names:
+            return None
+        return HiddenNames(key)
 
     def _on_retry(self, reason: str) -> None:
         self._counters.retries += 1

@@ -75,8 +75,10 @@ def encode_metadata(
     long_path: bool,
     first_path: bytes = b"",
     compression: str = "",
+    unlimited: bool = False,
 ) -> dict[str, str]:
-    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together.
+    """The metadata of ``entry``'s object; names and values are at most 1,700 bytes together,
+    unless they are ``unlimited``.
 
     ``original_size`` is the content's size for a sealed object and ``None``
     for a plain one, ``long_path`` whether the key is a ``long/`` one.
@@ -130,6 +132,8 @@ def encode_metadata(
         "ctime": _time_text(entry.ctime_ns) if entry.ctime_ns else "",
         "xattr": _xattr_text(entry.xattrs),
     }
+    if unlimited:
+        return metadata | {f"asyncbackup-{field}": value for field, value in optional.items() if value}
     return _fill(metadata, optional)
 
 

@@ -97,7 +97,7 @@ class Encryptor:
     def _seal_wholes(self, wholes: Sequence[WholePayload]) -> list[WholePayload]:
         done: list[WholePayload] = []
         for payload in wholes:
-            sealer = self._sealer(payload.key, len(payload.body))
+            sealer = self._sealer(payload.key, UNKNOWN_SIZE if payload.skip else len(payload.body))
             body = bytearray(sealer.start())
             body += sealer.update(payload.body)
             body += sealer.finalize()
@@ -139,7 +139,7 @@ class Encryptor:
         upload = item.upload
         message = self._messages.get(upload)
         if message is None:
-            size = UNKNOWN_SIZE if upload.compression else upload.entry.size
+            size = UNKNOWN_SIZE if upload.compression or upload.head else upload.entry.size
             message = _Message(self._sealer(upload.key, size))
             self._messages[upload] = message
         message.waiting.append(item)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A content small enough for one PUT. ``entry`` lacks its extent, ``key`` is relative to the run.
-    ``compression`` is that of ``body``, as in an extent."""
+    ``compression`` and ``skip`` are those of ``body``, as in an extent; the object of a hidden name
+    skips its head. ``stands_for`` is where the content of a stand-in lies."""
 
     entry: Entry
     pending: Pending
@@ -34,6 +35,8 @@ class WholePayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     leased: int
     bytes_read: int
     compression: str = ""
+    skip: int = 0
+    stands_for: Extent | None = None
     underway: Underway | None = None
 
 
@@ -42,9 +45,10 @@ class LargeUpload:
 
     ``size`` is what the file has to give, ``stored_size`` what the object will
     have (0 where it is compressed: that shows at the end), ``part_size`` the
-    stored size of every part but the last. ``compression`` is as in an extent. ``entry``
-    lacks digest and extent until the end was read. ``run`` is the run whose
-    folder ``key`` lies in: an earlier one for an upload that is gone on with.
+    stored size of every part but the last. ``compression`` is as in an extent,
+    ``head`` what is put before the content of a hidden name. ``entry`` lacks
+    digest and extent until the end was read. ``run`` is the run whose folder
+    ``key`` lies in: an earlier one for an upload that is gone on with.
     ``earlier`` is where the file's content lay before it changed, if parts of
     that may be taken over, and ``earlier_parts`` what is remembered of them.
     """
@@ -58,6 +62,7 @@ class LargeUpload:
         "earlier_parts",
         "end",
         "entry",
+        "head",
         "in_flight",
         "key",
         "part_size",
@@ -84,8 +89,10 @@ class LargeUpload:
         resumed: ResumableUpload | None,
         earlier: Extent | None = None,
         compression: str = "",
+        head: bytes = b"",
     ) -> None:
         self.entry = entry
+        self.head = head
         self.pending = pending
         self.run = run
         self.key = key

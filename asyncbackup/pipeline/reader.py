@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.errors import SourceError
+from asyncbackup.format.hidden import hidden_head
 from asyncbackup.model import ZSTD, Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.attributes import source_entry
 from asyncbackup.pipeline.compression import BLOCK_BYTES, SAMPLE_BYTES, sample_pays
@@ -302,7 +303,16 @@ class Reader:
                     number += 1
                     alone = number in sent or upload.goes_on
                     sha256 = await file.digest_block(block, alone=alone)
-                    if number in sent:
+                    if number == 1 and upload.head:
+                        part = PartPayload(
+                            upload=upload,
+                            number=number,
+                            body=upload.head + block,
+                            sha256=sha256,
+                            leased=len(block),
+                        )
+                        await payloads.send(part)
+                    elif number in sent:
                         self._budget.release(len(block))
                         if sent[number] != sha256:
                             await payloads.send(AbandonUpload(upload=upload))
@@ -361,11 +371,12 @@ class Reader:
             run=resumable.run if resumable else settings.run,
             key=resumable.key if resumable else settings.content_key(entry.path, Kind.FILE),
             part_size=plan.part_size,
-            stored_size=0 if compression else settings.stored_size(entry),
+            stored_size=0 if compression or settings.hidden else settings.stored_size(entry),
             sealed=settings.sealed,
             resumed=resumable,
             earlier=earlier,
             compression=compression,
+            head=b"" if settings.hidden is None else hidden_head(entry),
         )
         return upload, plan.read_size
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.format.frames import FrameCompressor
+from asyncbackup.format.hidden import hidden_head
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import object_metadata
 from asyncbackup.model import (
@@ -189,6 +190,9 @@ class SmallReader:
             )
             results.items.append(item)
             return
+        if self._settings.hidden is not None:
+            results.payloads.append(self._hidden_stand_in(change, entry, first))
+            return
         results.payloads.append(
             CopyPayload(
                 entry=entry,
@@ -197,6 +201,23 @@ class SmallReader:
                 source=first.extent,
                 first_path=first.path,
             )
+        )
+
+    def _hidden_stand_in(self, change: Change, entry: Entry, first: Entry) -> WholePayload:
+        """The object of a further name that is hidden, which holds nothing but its head."""
+        head = hidden_head(entry, first_path=first.path)
+        return WholePayload(
+            entry=msgspec.structs.replace(entry, extent=None),
+            pending=change.pending,
+            key=self._settings.content_key(entry.path, entry.kind),
+            metadata={},
+            body=head,
+            body_sha256=b"",
+            encrypted=True,
+            leased=0,
+            bytes_read=0,
+            skip=len(head),
+            stands_for=first.extent,
         )
 
     def _take_moved(self, change: Change, folder: int, results: SmallResults) -> None:
@@ -251,10 +272,13 @@ class SmallReader:
             )
             return
         key = settings.content_key(entry.path, entry.kind)
-        # Folders and symlinks are empty objects in every mode: there is nothing to seal.
-        sealed = settings.sealed and entry.kind is Kind.FILE
+        # Folders and symlinks are empty objects: there is nothing to seal, unless their names are hidden.
+        sealed = settings.sealed and (entry.kind is Kind.FILE or settings.hidden is not None)
         bytes_read = len(body)
-        frames = self._compressed(body)
+        head = b"" if settings.hidden is None else hidden_head(entry)
+        if head:
+            body = head + body
+        frames = self._compressed(body) if bytes_read else None
         if frames is not None:
             body, digest = frames, hashlib.sha256(frames).digest()
         compression = "" if frames is None else ZSTD
@@ -262,13 +286,14 @@ class SmallReader:
             entry=entry,
             pending=change.pending,
             key=key,
-            metadata=object_metadata(entry, key, sealed=sealed, compression=compression),
+            metadata={} if head else object_metadata(entry, key, sealed=sealed, compression=compression),
             body=body,
             body_sha256=b"" if sealed else digest,
             encrypted=sealed,
-            leased=len(body),
+            leased=min(len(body), bytes_read),
             bytes_read=bytes_read,
             compression=compression,
+            skip=len(head),
         )
         if settings.packed:
             # Too large for a pack; sent unless the section holds its content already.

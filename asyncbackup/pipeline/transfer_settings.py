@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from asyncbackup.format.envelope import sealed_size
+from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keys import content_key, run_prefix
 from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.model import Entry, Kind, RunId
@@ -24,8 +25,9 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``delta_from_bytes``, parts that did not change are taken over from the earlier object.
 
     ``packed``: files below ``pack_below_bytes`` go into packs of about ``pack_size_bytes``.
-    ``zstd_level`` is 0 where nothing is compressed. ``run_started`` says when each run began,
-    in ns: what was born before, a run found already there.
+    ``hidden`` gives the keys where names are hidden. ``zstd_level`` is 0 where nothing is
+    compressed. ``run_started`` says when each run began, in ns: what was born before, a run
+    found already there.
     """
 
     root: bytes
@@ -44,6 +46,7 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     pack_size_bytes: int = 0
     zstd_level: int = 0
     run_started: Mapping[str, int] = {}
+    hidden: HiddenNames | None = None
 
     @property
     def sealed(self) -> bool:
@@ -51,6 +54,8 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def content_key(self, path: bytes, kind: Kind) -> str:
         """The key of an entry's object, relative to the run's prefix."""
+        if self.hidden is not None:
+            return self.hidden.key_of(path, section=self.section, run=self.run)
         prefix_bytes = self.store_prefix_bytes + len(run_prefix(self.section, self.run))
         return content_key(path, kind, prefix_bytes=prefix_bytes)
 

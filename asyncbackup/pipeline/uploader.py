@@ -139,7 +139,10 @@ class Uploader:
             checksum=single_checksum(payload.body_sha256) if payload.encrypted or payload.compression else "",
             encrypted=payload.encrypted,
             compression=payload.compression,
+            skip=payload.skip,
         )
+        if payload.stands_for is not None:
+            extent = payload.stands_for
         await outcomes.send(
             UploadReceipt(
                 entry=msgspec.structs.replace(payload.entry, extent=extent),
@@ -272,8 +275,12 @@ class Uploader:
             upload.earlier = None  # asked once
             if upload.upload_id is None:
                 settings = self._settings
-                metadata = object_metadata(
-                    upload.entry, upload.key, sealed=upload.sealed, compression=upload.compression
+                metadata = (
+                    {}
+                    if upload.head
+                    else object_metadata(
+                        upload.entry, upload.key, sealed=upload.sealed, compression=upload.compression
+                    )
                 )
                 key = settings.object_key(upload.key)
                 upload.upload_id = await self._store.create_upload(key, metadata=metadata)
@@ -325,6 +332,7 @@ class Uploader:
             part_size=upload.part_size,
             encrypted=upload.sealed,
             compression=upload.compression,
+            skip=len(upload.head),
         )
         await outcomes.send(
             UploadReceipt(

@@ -10,11 +10,12 @@ import msgspec
 
 from asyncbackup.errors import FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import HEADER_SIZE, MAGIC, UNKNOWN_SIZE, read_header, sealed_size
+from asyncbackup.format.hidden import HIDDEN
 from asyncbackup.format.keys import LONG, LONG_PATH_SUFFIX, run_prefix
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import describe_object
 from asyncbackup.model import Entry, Extent, Kind
-from asyncbackup.rebuild.hidden import HIDDEN, describe_hidden, read_hidden_head
+from asyncbackup.rebuild.hidden import describe_hidden, read_hidden_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

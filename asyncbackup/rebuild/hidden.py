@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from asyncbackup.format.metadata import ObjectDescription
     from asyncbackup.repository.open import Repository
 
-HIDDEN = "hidden/"
-"""What the keys of hidden objects begin with, relative to their run's folder."""
-
 FIRST_READ_BYTES = 4 * CHUNK_SIZE
 """Usual heads have some hundred bytes, and compress to no more than that."""
 MAX_HEAD_BYTES = 2 * 1024 * 1024

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from asyncbackup.catalog.found import FoundObject, FoundObjects
 from asyncbackup.catalog.found_members import FoundMember
 from asyncbackup.errors import FormatError, ObjectMissingError
+from asyncbackup.format.hidden import HIDDEN
 from asyncbackup.format.keys import FILES, LONG, LONG_PATH_SUFFIX, data_prefix, path_of_content_key
 from asyncbackup.format.runid import is_run_id
 from asyncbackup.model import PACKS, Kind
 from asyncbackup.rebuild.description import Described, describe, labelled
-from asyncbackup.rebuild.hidden import HIDDEN
 from asyncbackup.repository.parallel import in_parallel
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from asyncbackup.config import EncryptionSettings
 from asyncbackup.errors import KeyUnlockError
 from asyncbackup.format.metadata import encode_metadata
 from asyncbackup.format.pack_builder import PackBuilder
-from asyncbackup.format.tar import END, extended_header, member_header
+from asyncbackup.format.tar import END, member_header
 from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Kind
 from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.open import open_repository
@@ -131,6 +131,26 @@ async def test_what_was_rebuilt_restores_as_it_was(packed: Workbench) -> None:
     wanted = picture(packed.tree)
     await rebuilt(packed)
     assert picture(await packed.restored()) == wanted
+
+
+@pytest.mark.parametrize("packed_too", [False, True], ids=["mirror", "packed"])
+async def test_hidden_names_come_back(tmp_path: Path, folder_destination: Path, *, packed_too: bool) -> None:
+    bench = Workbench(tmp_path, f"file://{folder_destination}", encrypted=True)
+    encryption = msgspec.structs.replace(bench.section.encryption, hide_names=True)
+    bench.configure(packed=packed_too, zstd_level=3, encryption=encryption)
+    await bench.initialise()
+    grow(bench)
+    bench.write("shrinks", b"a line that is like the next\n" * 20_000)
+    await bench.run()
+    wanted = picture(bench.tree)
+    before = await bench.entries()
+    summary = await rebuilt(bench)
+    assert summary.unrecovered == ()
+    found = await held(bench)
+    assert {path: entry.extent for path, entry in found.items() if entry.kind is Kind.FILE} == {
+        path: entry.extent for path, entry in before.items() if entry.kind is Kind.FILE
+    }
+    assert picture(await bench.restored()) == wanted
 
 
 async def test_the_run_after_it_sends_nothing_and_stores_no_content_again(packed: Workbench) -> None:
@@ -362,7 +382,7 @@ async def test_members_of_a_pack_that_a_prune_wrote_are_of_their_own_runs(bench:
     await bench.run()
     member = Entry(path=b"a", kind=Kind.FILE, mode=0o100644, size=4, mtime_ns=5)
     put_pack(bench, SECOND, [(member, b"late")])
-    header = extended_header(b"x", b"41 ASYNCBACKUP.run=%s\n" % FIRST.encode()) + member_header(member)
+    header = member_header(member, run=FIRST)
     path = store_of(bench) / f"home/data/{THIRD}/packs/000001.tar"
     path.parent.mkdir(parents=True)
     path.write_bytes(header + b"oldy" + bytes(508) + END)
