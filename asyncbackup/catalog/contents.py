@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.database import WriteLock, translated
+from asyncbackup.catalog.rows import SAVE_AGAIN_NS
 from asyncbackup.model import Extent, Pack
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _SAVE_CONTENT = (
 _TAKE_OVER = (
     f"INSERT OR IGNORE INTO contents (sha256, size, {_EXTENT}) SELECT sha256, size, {_EXTENT} "  # noqa: S608
     "FROM entries WHERE mode & 61440 = 32768 AND size > 0 AND sha256 != x'' AND extent_run IS NOT NULL "
-    "ORDER BY sha256"
+    f"AND ctime_ns != {SAVE_AGAIN_NS} ORDER BY sha256"
 )
 
 
@@ -108,7 +109,7 @@ class ContentTable:
                 await connection.executemany(_SAVE_CONTENT, contents)
 
     async def take_over_entries(self) -> None:
-        """Note the contents of the whole tree: its section was a mirror until now."""
+        """Note the contents of the whole tree, unless found damaged: its section was a mirror until now."""
         async with self._lock.transaction() as connection:
             self.statements += 1
             await connection.execute(_TAKE_OVER)

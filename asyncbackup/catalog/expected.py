@@ -16,6 +16,7 @@ import msgspec
 
 from asyncbackup.catalog.damage import DAMAGE_TABLES, DamageTable
 from asyncbackup.catalog.scratch import Scratch
+from asyncbackup.catalog.sums import SUM_TABLES, SumTable
 from asyncbackup.errors import FormatError
 from asyncbackup.format.envelope import unsealed_size
 from asyncbackup.model import Kind
@@ -194,20 +195,21 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class ExpectedObjects:
     """The objects of some snapshots. Memory stays the same, whatever their number.
 
-    ``damage`` is who needs what is damaged of them.
+    ``damage`` is who needs what is damaged of them, ``sums`` what the snapshots add up to.
     """
 
-    __slots__ = ("_scratch", "damage")
+    __slots__ = ("_scratch", "damage", "sums")
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
         self.damage = DamageTable(scratch)
+        self.sums = SumTable(scratch)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, folder: Path) -> AsyncIterator[ExpectedObjects]:
         """An empty table on the disk of ``folder``; it vanishes when the block ends."""
-        async with Scratch.open(folder, _TABLES + DAMAGE_TABLES) as scratch:
+        async with Scratch.open(folder, _TABLES + DAMAGE_TABLES + SUM_TABLES) as scratch:
             yield cls(scratch)
 
     async def stage(self, entries: Iterable[Entry]) -> None:

@@ -83,6 +83,13 @@ _SETTLE_IN_OBJECTS = (
     "(SELECT 1 FROM (SELECT run, key, size FROM objects UNION ALL SELECT run, key, size FROM long) o "
     "WHERE o.run = m.extent_run AND o.key = m.extent_key AND o.size = m.extent_length)"
 )
+# A prune may have moved what a reference names to another pack; its digest finds it there.
+_SETTLE_BY_CONTENT = (
+    "UPDATE members AS m SET reference = 0, "  # noqa: S608 - constants only
+    + ", ".join(f"{name} = f.{name}" for name in _CONTENT)
+    + " FROM members AS f WHERE m.reference AND m.sha256 != x'' AND f.sha256 = m.sha256 "
+    "AND f.size = m.size AND f.first = x'' AND NOT f.reference"
+)
 _CHOSEN = "FROM members m JOIN chosen c ON m.path = c.path AND m.run = c.run"
 
 
@@ -170,6 +177,9 @@ class FoundMembers:
             await self._scratch.execute("CREATE INDEX objects_key ON objects (run, key)")
             await self._scratch.execute(_SETTLE_IN_PACKS)
             await self._scratch.execute(_SETTLE_IN_OBJECTS)
+        if await self._scratch.all("SELECT 1 FROM members WHERE reference LIMIT 1"):
+            await self._scratch.execute("CREATE INDEX members_content ON members (sha256)")
+            await self._scratch.execute(_SETTLE_BY_CONTENT)
 
     async def take_chosen(self) -> None:
         """Make entries of the chosen versions that are members and lead somewhere."""

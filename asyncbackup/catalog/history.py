@@ -58,6 +58,9 @@ _PACKS_OF_CHANGES = _SELECT_PACKS.format(
 _DROP_TOMBSTONES = f"DELETE FROM entries WHERE pending = {Pending.DELETED:d} AND pending != 0"  # noqa: S608
 _SETTLE = "UPDATE entries SET pending = 0 WHERE pending != 0"
 _COUNT_PENDING = "SELECT count(*) FROM entries WHERE pending != 0"
+# The plus signs keep SQLite from reading every run of the chain: there may be ten thousand.
+_HIGHEST = "SELECT number FROM runs WHERE committed = 1 AND +run >= ? ORDER BY number DESC LIMIT 1"
+_OF_NUMBER = "SELECT run, depth FROM runs WHERE number = ? AND committed = 1 AND +run >= ?"
 _MARK = """
 INSERT OR REPLACE INTO touched (folder, name, number)
 SELECT folder, name, ? FROM entries WHERE pending != 0
@@ -72,6 +75,8 @@ STATEMENTS_OF_A_DIFFERENCE = (
     FORGET_UNUSED,
 )
 """None of them goes through all entries."""
+STATEMENTS_OF_A_BASE = (_HIGHEST, _OF_NUMBER)
+"""Neither goes through all runs."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,20 +190,16 @@ class HistoryTable:
             return None
         # What is older than the chain is out of reach: ``touched`` begins with it.
         first = bytes(row[0]).decode()
-        numbers = "SELECT max(number) FROM runs WHERE committed = 1 AND run >= ?"
         with translated(self._path):
-            async with self._connection.execute(numbers, (first,)) as cursor:
+            async with self._connection.execute(_HIGHEST, (first,)) as cursor:
                 row = await cursor.fetchone()
-        if row is None or row[0] is None:
+        if row is None:
             return None
         number = below = int(row[0]) + 1
         while below:
             below &= below - 1
             with translated(self._path):
-                async with self._connection.execute(
-                    "SELECT run, depth FROM runs WHERE committed = 1 AND run >= ? AND number = ?",
-                    (first, below),
-                ) as cursor:
+                async with self._connection.execute(_OF_NUMBER, (below, first)) as cursor:
                     row = await cursor.fetchone()
             # A snapshot that was pruned is committed no more; it is passed over for the next lower one.
             if row is not None:

@@ -123,6 +123,8 @@ CREATE TABLE runs (
     summary BLOB
 ) WITHOUT ROWID;
 
+CREATE INDEX runs_number ON runs (number) WHERE committed = 1;
+
 CREATE TABLE uploads (
     folder BLOB NOT NULL,
     name BLOB NOT NULL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -26,11 +26,22 @@ takes a global header without a member behind it for damage. Readers pass it ove
 # bsdtar refuses a member with more than 32 headers before it, a member's own among them.
 _RUN = 16
 
+LARGE_BYTES = 64 * 1024
+"""A content from this size on is passed on as it came, so it should be all of its buffer; smaller ones are
+joined, since a piece costs more than its copy."""
+
 _FILE = Kind.FILE
 
-# A content from this size on is passed on as it came; smaller ones are joined, since a piece costs more
-# than its copy.
-_LARGE_BYTES = 64 * 1024
+Likeness: TypeAlias = tuple[bytes, int, int, int, tuple[tuple[bytes, bytes], ...]]
+
+
+def likeness(entry: Entry) -> Likeness:
+    """What a file needs in common with the member that its copy is a link to: all of an inode but the times.
+
+    Whoever extracts the pack, perhaps as root, has one inode for both, and
+    must not give the owner and mode of one file to another.
+    """
+    return entry.sha256, entry.mode, entry.uid, entry.gid, entry.xattrs
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):
@@ -112,13 +123,22 @@ class PackBuilder:
         """Whether there is neither member nor reference."""
         return not self._sizes and not self._references.count
 
-    def add(self, entry: Entry, content: Buffer = b"", *, link_to: bytes = b"", copy: bool = False) -> int:
-        """Append a member and return its index. ``entry`` needs no extent.
+    def add(
+        self,
+        entry: Entry,
+        content: Buffer = b"",
+        *,
+        link_to: bytes = b"",
+        copy: bool = False,
+        run: str = "",
+    ) -> int:
+        """Append a member and return its index. ``entry`` needs no extent. ``run`` is
+        the one that it is of, where that is not the pack's own.
 
         ``content`` must not be changed any more. With ``link_to``, the path
         of a file of that size among the members, a file is a further name of
         it and its placement the same; a ``copy`` is another file with that
-        content, a link in the archive alone. Raises :class:`ValueError` if
+        content and the same :func:`likeness`, a link in the archive alone. Raises :class:`ValueError` if
         ``content`` has not the entry's size, ``link_to`` is no such member,
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
@@ -131,7 +151,7 @@ class PackBuilder:
                 raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
         elif size != (entry.size if is_file else 0):
             raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
-        header = member_header(entry, link_to=link_to, copy=copy)
+        header = member_header(entry, link_to=link_to, copy=copy, run=run)
         begin = self._open + len(header)
         end = begin + size + (-size & 511)
         if end > MAX_FRAME_BYTES:
@@ -149,7 +169,7 @@ class PackBuilder:
             pieces.append(content)
             if size & 511:
                 pieces.append(padding(size))
-            if size >= _LARGE_BYTES:
+            if size >= LARGE_BYTES:
                 self._has_large = True
         sizes.append(size)
         self._begins.append(begin)
@@ -244,7 +264,7 @@ def _joined(pieces: Sequence[Buffer]) -> list[Buffer]:
     joined: list[Buffer] = []
     small: list[Buffer] = []
     for piece in pieces:
-        if len(piece) >= _LARGE_BYTES:
+        if len(piece) >= LARGE_BYTES:
             if small:
                 joined.append(b"".join(small))
                 small = []

@@ -106,6 +106,8 @@ _PLAIN_LIMITS = """
 A snapshot says all of it, and can be read:
 
     zstd -dc < RUN.jsonl.zst | less
+
+Where its first line names a `base`, it says what changed since that snapshot; the rest stands there.
 """
 
 _SCRIPT = """

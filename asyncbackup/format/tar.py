@@ -36,20 +36,20 @@ _SECOND = 1_000_000_000
 # Times from 2001 on that fit the header's field: their seconds have ten digits.
 _FIRST_USUAL_NS = 10**9 * _SECOND
 _LAST_USUAL_NS = _MAX_SECONDS * _SECOND
-_COPY = b"28 comment=asyncbackup copy\n"
 _ZEROS = bytes(BLOCK_BYTES)
 # GNU tar takes "%3D" and "%25" in a name for escapes, and every other "%" for itself.
 _XATTR_SPECIAL = re.compile(rb"=|%(?=3D|25)")
 
 
-def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> bytes:
+def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False, run: str = "") -> bytes:
     """All blocks that stand before the content of ``entry``, a whole number of them.
 
     With ``link_to``, the path of a member before it, a file is a hard link and
     has no content; if it is a ``copy``, a comment says so. A further name of a
     symlink is a symlink of its own: tarfile and busybox would give mode and
-    times of a link to it to what it points at. Raises :class:`ValueError` if
-    the entry's extended attributes have more than 1 MiB.
+    times of a link to it to what it points at. ``run`` is that of the member,
+    where it is not the pack's own. Raises :class:`ValueError` if the entry's
+    extended attributes have more than 1 MiB.
     """
     path = entry.path
     kind = entry.kind
@@ -105,8 +105,8 @@ def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> 
     identity, identity_records, tail, tail_sum = fields
     if identity_records:
         records += identity_records
-    if copy:
-        records += _COPY
+    if copy or run:
+        records += _record(b"comment", _comment(copy=copy, run=run))
     if entry.xattrs:
         records += b"".join(
             [_record(b"SCHILY.xattr." + _xattr_name(name), value) for name, value in entry.xattrs]
@@ -118,6 +118,11 @@ def member_header(entry: Entry, *, link_to: bytes = b"", copy: bool = False) -> 
     if records:
         return b"".join((extended_header(b"x", records), long_names, *header))
     return b"".join((long_names, *header))
+
+
+def _comment(*, copy: bool, run: str) -> bytes:
+    # A keyword of our own would make GNU tar complain.
+    return b"asyncbackup" + (b" copy" if copy else b"") + (b" run %b" % run.encode() if run else b"")
 
 
 def padding(size: int) -> bytes:

@@ -20,10 +20,6 @@ _MAX_SECONDS = 2**63
 _SECOND = 1_000_000_000
 
 XATTR = b"SCHILY.xattr."
-RUN = b"ASYNCBACKUP.run"
-"""The run that a member is of, in a pack that a prune wrote."""
-COPY = b"asyncbackup copy"
-"""The comment of a link that is another file with the same content."""
 
 _POSIX = b"ustar\x0000"
 _GNU = b"ustar  \0"
@@ -31,6 +27,8 @@ _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD = re.compile(rb"([1-9][0-9]{0,7}) ")
 _NUMBER = re.compile(rb"[0-9]{1,19}")
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{0,9})[0-9]*)?")
+# Of a link that is another file with the same content, and of a member of another run than the pack.
+_COMMENT = re.compile(rb"asyncbackup( copy)?(?: run ([^ ]+))?")
 _ESCAPED = re.compile(rb"%(?:3D|25)")
 
 _KINDS = {b"0": Kind.FILE, b"\0": Kind.FILE, b"1": Kind.FILE, b"2": Kind.SYMLINK, b"5": Kind.FOLDER}
@@ -172,7 +170,10 @@ def member_of(
         target = link
         if not target or b"\0" in target:
             raise FormatError(f"{target!r} cannot be a symlink's target")
-    run = records.get(RUN, b"").decode(errors="replace")
+    comment = _COMMENT.fullmatch(records.get(b"comment", b""))
+    copy, run = (
+        (False, "") if comment is None else (bool(comment[1]), (comment[2] or b"").decode(errors="replace"))
+    )
     if run and not is_run_id(run):
         raise FormatError(f"{run!r} is not a run id")
     entry = Entry(
@@ -192,7 +193,7 @@ def member_of(
     )
     if not entry_fits(entry):
         raise FormatError("its path and extended attributes are more than a snapshot has room for")
-    return Member(entry, link_to, bool(link_to) and records.get(b"comment") == COPY, run)
+    return Member(entry, link_to, copy and bool(link_to), run)
 
 
 def _agreed(records: dict[bytes, bytes], keyword: bytes, long: bytes | None, short: bytes) -> bytes:

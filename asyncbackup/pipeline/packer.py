@@ -7,12 +7,12 @@ not packed again; the entry becomes a reference in the pack's comments.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from asyncbackup.format.keys import pack_key
-from asyncbackup.format.pack_builder import BuiltPack, PackBuilder
+from asyncbackup.format.pack_builder import BuiltPack, Likeness, PackBuilder, likeness
 from asyncbackup.model import ZSTD, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.payload import PackBatch, PackItem, PackPayload, Payload
 from asyncbackup.pipeline.underway import PackUnderway, Sharer, Underway
@@ -42,14 +42,6 @@ class _Member(NamedTuple):
     copy: bool = False
 
 
-_Likeness: TypeAlias = tuple[bytes, int, int, int, tuple[tuple[bytes, bytes], ...]]
-
-
-def _likeness(entry: Entry) -> _Likeness:
-    """What two files have in common that one inode can be: all but the times."""
-    return entry.sha256, entry.mode, entry.uid, entry.gid, entry.xattrs
-
-
 class _OpenPack:
     """A pack that is being built. ``paths`` are those of its members, by index."""
 
@@ -61,7 +53,7 @@ class _OpenPack:
         self.paths: list[bytes] = []
         self.firsts: dict[bytes, int] = {}
         """Members with further names, by path, that a link may be made to."""
-        self.alike: dict[_Likeness, int] = {}
+        self.alike: dict[Likeness, int] = {}
         """Members that a copy may be a link to."""
         self.leased = 0
 
@@ -158,7 +150,7 @@ class Packer:
         recent = self._holdings.recent(item.entry.sha256)
         if recent is None or recent[0] is not pack.underway:
             return recent
-        index = pack.alike.get(_likeness(item.entry), recent[1] if item.link_to else None)
+        index = pack.alike.get(likeness(item.entry), recent[1] if item.link_to else None)
         return None if index is None else (pack.underway, index)
 
     def _append(self, item: PackItem, pack: _OpenPack, members: list[_Member]) -> None:
@@ -169,7 +161,7 @@ class Packer:
         if entry.kind is Kind.FILE:
             if entry.size:
                 self._holdings.expect(entry.sha256, pack.underway, index)
-                pack.alike[_likeness(entry)] = index
+                pack.alike[likeness(entry)] = index
             if entry.hardlink:
                 pack.firsts[entry.path] = index
 

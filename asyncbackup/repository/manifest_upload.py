@@ -40,16 +40,25 @@ class ManifestUpload:
     Leaving the block without a commit, by whatever way, leaves nothing at the
     destination; an abort that the process does not live to send is made up for
     by the next run, which reaps unfinished uploads. Memory: three parts at most.
+
+    Without ``sealed`` the section's setting says whether the manifest is sealed. A revision of one
+    that was sealed has to stay so, whatever the section has become meanwhile.
     """
 
     def __init__(
-        self, repository: Repository, header: ManifestHeader, *, part_bytes: int = PART_BYTES
+        self,
+        repository: Repository,
+        header: ManifestHeader,
+        *,
+        part_bytes: int = PART_BYTES,
+        sealed: bool | None = None,
     ) -> None:
         self.key = snapshot_key(repository.section, header.snapshot)
         self._repository = repository
         self._store = repository.store
         self._writer = ManifestWriter(header)
         self._part_bytes = part_bytes
+        self._seals = repository.seals if sealed is None else sealed
         self._sealer: Sealer | None = None
         self._upload: UploadId | None = None
         self._parts: list[PartReceipt] = []
@@ -125,7 +134,7 @@ class ManifestUpload:
     async def _send_full_parts(self) -> None:
         if self._upload is None and len(self._pending) > self._part_bytes:
             self._upload = await self._store.create_upload(self.key, metadata={})
-            if self._repository.seals:
+            if self._seals:
                 await self._repository.threads.run(self._begin_sealed_stream)
         # One byte more than a part: the last part is never empty.
         while self._upload is not None and len(self._pending) > self._part_bytes:
@@ -146,7 +155,7 @@ class ManifestUpload:
     def _last_body(self) -> tuple[bytes, bytes]:
         body = bytes(self._pending)
         self._pending.clear()
-        if self._upload is None and self._repository.seals:
+        if self._upload is None and self._seals:
             sealer = self._sealer_of(len(body))
             body = bytes(sealer.start()) + bytes(sealer.update(body)) + bytes(sealer.finalize())
         return body, sha256(body).digest()

@@ -12,9 +12,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING
 
+from asyncbackup.catalog.sums import Sums
 from asyncbackup.errors import FormatError, ObjectMissingError
 from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.manifest import Deleted
+from asyncbackup.format.manifest_order import Tally
 from asyncbackup.model import RunId
 from asyncbackup.repository.manifest_stream import ManifestStream
 from asyncbackup.repository.overlay import overlay
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from asyncbackup.format.manifest import TreeItem
     from asyncbackup.model import Entry, Pack
     from asyncbackup.repository.open import Repository
+
+OTHER_SUMS = "with what it rests on it does not add up to what its last line says"
 
 
 class DamagedManifestError(FormatError):
@@ -45,6 +49,8 @@ class Chains:
         self._bases: dict[RunId, RunId | None] = {}
         """The base of every manifest that was read."""
         self._depths: dict[RunId, int] = {}
+        self._sums: dict[RunId, Sums] = {}
+        self._not_adding_up: set[RunId] = set()
         self._sound: set[RunId] = set()
         self._broken: dict[RunId, DamagedManifestError] = {}
         """What is wrong with verified snapshots that are not sound."""
@@ -73,13 +79,23 @@ class Chains:
         try:
             async with AsyncExitStack() as stack:
                 streams = await self._open(run, stack, on_packs)
+                newest = streams[0]
+                whole = len(streams) > 1 and streams[-1].header.base is None
+                tally = Tally()
                 lines = await stack.enter_async_context(aclosing(_items(streams.pop())))
                 entries = await stack.enter_async_context(aclosing(_without_deleted(lines)))
                 while streams:
                     changes = await stack.enter_async_context(aclosing(_items(streams.pop())))
                     entries = await stack.enter_async_context(aclosing(overlay(entries, changes)))
                 async for batch in entries:
+                    if whole:
+                        for entry in batch:
+                            tally.count(entry)
                     yield batch
+                if whole and _sums_of(newest) != Sums(
+                    tally.files, tally.folders, tally.symlinks, tally.bytes
+                ):
+                    self._not_adding_up.add(run)
         except DamagedManifestError as damage:
             self._broken[run] = damage
             raise
@@ -92,6 +108,15 @@ class Chains:
             async with aclosing(_items(stream)) as batches:
                 async for batch in batches:
                     yield batch
+            self._sums[run] = _sums_of(stream)
+
+    def sums(self, run: RunId) -> Sums:
+        """What a snapshot is said to add up to, by the manifest of it whose lines were read."""
+        return self._sums[run]
+
+    def adds_up(self, run: RunId) -> bool:
+        """Whether a sound snapshot, as far as it was merged, is as much as its last line says."""
+        return run not in self._not_adding_up
 
     async def _open(
         self, run: RunId, stack: AsyncExitStack, on_packs: Callable[[list[Pack]], Awaitable[None]]
@@ -167,6 +192,12 @@ async def _without_deleted(
 ) -> AsyncGenerator[list[Entry], None]:
     async for batch in batches:
         yield [item for item in batch if not isinstance(item, Deleted)]
+
+
+def _sums_of(stream: ManifestStream) -> Sums:
+    trailer = stream.trailer
+    assert trailer is not None, "a stream is asked once all of it was read"
+    return Sums(trailer.files, trailer.folders, trailer.symlinks, trailer.bytes)
 
 
 def _damage_of(key: str, error: FormatError | ObjectMissingError) -> DamagedManifestError:

@@ -18,7 +18,7 @@ from asyncbackup.format.keys import data_prefix
 from asyncbackup.format.manifest import Deleted
 from asyncbackup.repository.parallel import in_parallel
 from asyncbackup.units import plural
-from asyncbackup.verify.chains import Chains, DamagedManifestError
+from asyncbackup.verify.chains import OTHER_SUMS, Chains, DamagedManifestError
 from asyncbackup.verify.checks import Compared, Look, echoes_checksums, look_at
 from asyncbackup.verify.content import READER_BYTES, read_object
 from asyncbackup.verify.listing import compare_with_listing
@@ -32,9 +32,9 @@ from asyncbackup.verify.summary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from asyncbackup.model import RunId
+    from asyncbackup.model import Entry, RunId
     from asyncbackup.repository.open import Repository
 
 PROBE_OBJECTS = 16
@@ -143,6 +143,8 @@ class _Verification:
             await self._expected.choose_to_read(self._read_percent)
         await self._compare_checksums()
         await self._read_objects()
+        if self._read_percent >= 100:
+            await self._compare_sums()
         await self._report()
         self._note_tally()
         counters = self._counters
@@ -179,6 +181,9 @@ class _Verification:
                 self._note_manifest(
                     self._chains.key(run), f"it does not describe the pack {undescribed} that it needs", run
                 )
+            if not self._chains.adds_up(run):
+                self._note_manifest(self._chains.key(run), OTHER_SUMS, run)
+                self._broken.append(run)
             self._sound.append(run)
         self._counters.snapshots_read += 1
         self._counters.current_snapshot = None
@@ -278,17 +283,49 @@ class _Verification:
         await self._expected.settle(verdicts)
         self._counters.objects_checked += sum(verdict.state != State.TO_READ for verdict in verdicts)
 
+    async def _compare_sums(self) -> None:
+        """Compare what differences add up to, merged with what they rest on, with what they say."""
+        chains = self._sound_chains()
+        sums = self._expected.sums
+        differences = {link for chain in chains.values() for link in chain[:-1]}
+        for run in sorted(differences):
+            async with aclosing(self._lines(run)) as batches:
+                async for lines in batches:
+                    await sums.name([path for path, _ in lines])
+        if not differences:
+            return
+        for run in _links_of(chains):
+            async with aclosing(self._lines(run)) as batches:
+                async for lines in batches:
+                    await sums.note(run, lines)
+        for run, chain in chains.items():
+            self._go_on()
+            if run in self._broken:
+                continue  # said already
+            if await sums.of(chain, self._chains.sums(chain[-1])) != self._chains.sums(run):
+                self._tell(Damage(key=self._chains.key(run), reason=OTHER_SUMS, snapshots=(run,)))
+                self._broken.append(run)
+
+    def _sound_chains(self) -> dict[RunId, list[RunId]]:
+        """The manifests of every snapshot that can be read."""
+        return {run: self._chains.chain(run) for run in self._sound}
+
+    async def _lines(self, run: RunId) -> AsyncGenerator[list[tuple[bytes, Entry | None]], None]:
+        """What one manifest says of paths, ``None`` that they are deleted."""
+        async with aclosing(self._chains.lines(run)) as batches:
+            async for batch in batches:
+                self._go_on()
+                yield [(item.path, None if isinstance(item, Deleted) else item) for item in batch]
+
     async def _report(self) -> None:
         """Name damaged objects with the paths and snapshots they carry: a second look at the manifests."""
         if not await self._expected.count(State.DAMAGED):
             return
         damage = self._expected.damage
-        chains = {run: self._chains.chain(run) for run in self._sound}
-        for run in sorted({link for chain in chains.values() for link in chain}):
-            async with aclosing(self._chains.lines(run)) as batches:
-                async for batch in batches:
-                    self._go_on()
-                    lines = [(item.path, None if isinstance(item, Deleted) else item) for item in batch]
+        chains = self._sound_chains()
+        for run in _links_of(chains):
+            async with aclosing(self._lines(run)) as batches:
+                async for lines in batches:
                     await damage.note_lines(run, lines)
         for run, chain in chains.items():
             self._go_on()
@@ -338,3 +375,8 @@ class _Verification:
     def _go_on(self) -> None:
         if self._stop.requested:
             raise Interrupted("stopped as asked; nothing was changed")
+
+
+def _links_of(chains: Mapping[RunId, list[RunId]]) -> list[RunId]:
+    """Every manifest of some chains, once, in the order of the runs."""
+    return sorted({link for chain in chains.values() for link in chain})

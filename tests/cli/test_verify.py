@@ -88,3 +88,58 @@ def test_an_endpoint_that_keeps_checksums_is_not_read(cli: Cli, seaweed_s3: S3En
     assert cli.run("run").code == 0
     done = cli.run("verify", "--json")
     assert (done.code, done.summary["objects_read"]) == (0, 0)
+
+
+def test_a_percentage_may_have_its_sign(saved: Cli) -> None:
+    assert saved.run("verify", "--read-data=50%").code == 0
+    assert saved.run("verify", "--read-data=500%").code == 2
+
+
+def test_a_repair_without_damage_runs_nothing(saved: Cli) -> None:
+    done = saved.run("verify", "--repair", "--json")
+    assert done.code == 0
+    assert [event["event"] for event in done.events] == ["summary"]
+    assert saved.run("verify", "--repair").stdout.startswith("home: no damage\n")
+
+
+def test_a_repair_saves_again_what_is_still_there(saved: Cli) -> None:
+    stored(saved, "docs/report.txt").unlink()
+    done = saved.run("verify", "--repair", "--json")
+    assert done.code == 4
+    assert [event["event"] for event in done.events] == ["damage", "summary", "summary"]
+    # The run's summary, and behind it the verification's.
+    assert done.events[1]["files_changed"] == 1
+    assert (done.summary["files_to_save"], done.summary["files_lost"]) == (1, 0)
+    assert saved.run("verify", "--snapshot", "latest", "--read-data").code == 0
+    assert saved.run("verify").code == 4
+
+
+def test_a_repair_says_what_it_does_and_what_is_lost(saved: Cli) -> None:
+    stored(saved, "docs/report.txt").unlink()
+    stored(saved, "empty").unlink()
+    (saved.tree / "empty").unlink()
+    done = saved.run("verify", "--repair")
+    assert done.code == 4
+    verified, run, repaired = done.stdout.split("\nhome")
+    assert verified.startswith("home: DAMAGED: 2 objects\n")
+    assert "1 changed" in run or "changed" in run
+    assert repaired.startswith(": 2 damaged files to be saved again\n")
+    assert "1 file not in the tree any more as it was saved" in repaired
+    assert "empty of 1 snapshot" in repaired
+
+
+def test_a_repair_names_what_is_lost_as_events(saved: Cli) -> None:
+    stored(saved, "empty").unlink()
+    (saved.tree / "empty").unlink()
+    done = saved.run("verify", "--repair", "--json")
+    (lost,) = [event for event in done.events if event["event"] == "lost"]
+    assert (lost["paths"], lost["files"]) == (["empty"], 1)
+    assert len(lost["snapshots"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_repair_needs_a_database(saved: Cli) -> None:
+    for path in (saved.folder / "state").iterdir():
+        path.unlink()
+    done = saved.run("verify", "--repair")
+    assert done.code == 1
+    assert "initdb" in done.stderr

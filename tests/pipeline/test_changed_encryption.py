@@ -20,11 +20,13 @@ from asyncbackup.engine import run_section
 from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, RepositoryMissingError
 from asyncbackup.format.descriptor import FLOOR
 from asyncbackup.format.envelope import MAGIC
+from asyncbackup.format.manifest import ManifestTrailer
 from asyncbackup.initialise import create_database
 from asyncbackup.model import RunId
 from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.create import create_repository
-from asyncbackup.repository.manifests import read_header
+from asyncbackup.repository.manifest_stream import ManifestStream
+from asyncbackup.repository.manifests import ManifestUpload, read_header
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.vouching import may_have_base, plain_manifests
 from asyncbackup.verify.section import verify_section
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from asyncbackup.rebuild.summary import Unrecovered
     from asyncbackup.repository.open import Repository
     from asyncbackup.verify.summary import VerifySummary
+    from tests.servers import S3Endpoint
 
 PLANTED = RunId("20991231T235959Z-ffff")
 
@@ -92,18 +95,13 @@ class Switched(Workbench):
         return self.manifest(run).read_bytes().startswith(MAGIC)
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> Switched:
-    bench = Switched(tmp_path)
-    await bench.initialise()
-    return bench
-
-
 @pytest.fixture(params=["mirror", "packed"])
-def either(bench: Switched, request: pytest.FixtureRequest) -> Switched:
-    """The same in both layouts."""
+async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Switched:
+    """In both layouts."""
+    bench = Switched(tmp_path)
     if request.param == "packed":
         bench.configure(packed=True, zstd_level=3)
+    await bench.initialise()
     return bench
 
 
@@ -111,19 +109,19 @@ def digest_of(path: Path) -> str:
     return base64.b64encode(sha256(path.read_bytes()).digest()).decode()
 
 
-async def test_switched_on_both_snapshots_restore(either: Switched) -> None:
-    plain = (await either.save("a", b"before")).snapshot
-    await either.switch(True)
-    summary = await either.save("b", b"after " * 1000)
+async def test_switched_on_both_snapshots_restore(bench: Switched) -> None:
+    plain = (await bench.save("a", b"before")).snapshot
+    await bench.switch(True)
+    summary = await bench.save("b", b"after " * 1000)
     assert summary.files_new == 1, "what was saved before is not uploaded again"
-    assert (either.is_sealed(plain), either.is_sealed(summary.snapshot)) == (False, True)
-    data = either.destination / "home" / "data" / summary.snapshot
+    assert (bench.is_sealed(plain), bench.is_sealed(summary.snapshot)) == (False, True)
+    data = bench.destination / "home" / "data" / summary.snapshot
     sealed = [path for path in _files_below(data) if path.stat().st_size]
     assert sealed
     assert all(path.read_bytes().startswith(MAGIC) for path in sealed)
-    assert (await either.header(summary.snapshot)).plain == {plain: digest_of(either.manifest(plain))}
-    await either.restores_all()
-    assert not (await either.verified()).damaged
+    assert (await bench.header(summary.snapshot)).plain == {plain: digest_of(bench.manifest(plain))}
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
 
 
 async def test_after_a_rebuild_both_kinds_are_known(bench: Switched) -> None:
@@ -142,8 +140,8 @@ async def test_switched_off_and_on_again_all_restore(bench: Switched) -> None:
     await bench.switch(False)
     third = (await bench.save("c", b"plain again")).snapshot
     assert not bench.is_sealed(third)
-    files = bench.destination / "home" / "data" / third / "files"
-    assert (files / "c").read_bytes() == b"plain again"
+    data = bench.destination / "home" / "data" / third
+    assert not any(path.read_bytes().startswith(MAGIC) for path in _files_below(data))
     assert (await bench.header(third)).plain is msgspec.UNSET
     await bench.restores_all()
     assert not (await bench.verified()).damaged
@@ -159,11 +157,11 @@ async def test_switched_off_and_on_again_all_restore(bench: Switched) -> None:
     assert not (await bench.verified()).damaged
 
 
-async def test_a_content_that_is_there_in_clear_is_sealed_nevertheless(either: Switched) -> None:
-    await either.save("a", b"the same content" * 50)
-    await either.switch(True)
-    await either.save("b", b"the same content" * 50)
-    entries = await either.entries()
+async def test_a_content_that_is_there_in_clear_is_sealed_nevertheless(bench: Switched) -> None:
+    await bench.save("a", b"the same content" * 50)
+    await bench.switch(True)
+    await bench.save("b", b"the same content" * 50)
+    entries = await bench.entries()
     extents = {name: entries[name].extent for name in (b"a", b"b")}
     assert {name: extent.encrypted for name, extent in extents.items() if extent} == {b"a": False, b"b": True}
 
@@ -178,8 +176,8 @@ async def test_objects_of_both_kinds_are_recovered_with_encryption_disabled(benc
     bench.settings.database_path("home").unlink()
     told: list[Unrecovered] = []
     await rebuild_section(bench.settings, bench.section, from_objects=True, on_unrecovered=told.append)
-    assert [(found.path, found.lost) for found in told] == [(b"before", True)]
-    assert "with encryption disabled in the configuration it is taken" in told[0].reason
+    assert [found.lost for found in told] == [True]
+    assert "it is not encrypted, but the section is" in told[0].reason
     await bench.switch(False)
     summary = await rebuild_section(bench.settings, bench.section, from_objects=True)
     assert summary.files == 2
@@ -204,28 +202,28 @@ async def test_a_lost_descriptor_stops_the_run_and_comes_back_from_the_database(
     await bench.restores_all()
 
 
-async def test_without_the_secret_only_what_is_plain_is_read(either: Switched) -> None:
-    plain = (await either.save("a")).snapshot
-    await either.switch(True)
-    sealed = (await either.save("b")).snapshot
-    either.configure(encryption=EncryptionSettings())
-    await either.restored(snapshot=plain)
+async def test_without_the_secret_only_what_is_plain_is_read(bench: Switched) -> None:
+    plain = (await bench.save("a")).snapshot
+    await bench.switch(True)
+    sealed = (await bench.save("b")).snapshot
+    bench.configure(encryption=EncryptionSettings())
+    await bench.restored(snapshot=plain)
     with pytest.raises(KeyUnlockError, match=rf"{sealed}.* is encrypted, but section 'home' names no secret"):
-        await either.restored(snapshot=sealed, name="nothing")
+        await bench.restored(snapshot=sealed, name="nothing")
 
 
-async def test_a_wrong_secret_of_a_section_that_is_not_encrypted_any_more(either: Switched) -> None:
-    await either.switch(True)
-    await either.save("a")
-    await either.switch(False)
-    either.secret.write_text("wrong\n")
+async def test_a_wrong_secret_of_a_section_that_is_not_encrypted_any_more(bench: Switched) -> None:
+    await bench.switch(True)
+    await bench.save("a")
+    await bench.switch(False)
+    bench.secret.write_text("wrong\n")
     with pytest.raises(KeyUnlockError, match="opens none"):
-        await either.run()
+        await bench.run()
 
 
-async def test_a_secret_that_nothing_was_sealed_with_is_no_error(either: Switched) -> None:
-    await either.switch(False)
-    assert (await either.save("a")).files_new == 1
+async def test_a_secret_that_nothing_was_sealed_with_is_no_error(bench: Switched) -> None:
+    await bench.switch(False)
+    assert (await bench.save("a")).files_new == 1
 
 
 async def test_what_is_vouched_for_is_carried_over_without_reading_it_again(bench: Switched) -> None:
@@ -254,27 +252,27 @@ async def test_a_section_that_always_was_encrypted_asks_for_nothing_more(bench: 
 
 
 async def test_of_very_many_plain_manifests_the_newest_are_vouched_for(
-    either: Switched, caplog: pytest.LogCaptureFixture
+    bench: Switched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = [(await either.save(name)).snapshot for name in "abc"]
-    await either.switch(True)
-    async with _opened(either) as (repository, catalog):
+    runs = [(await bench.save(name)).snapshot for name in "abc"]
+    await bench.switch(True)
+    async with _opened(bench) as (repository, catalog):
         with caplog.at_level(logging.WARNING):
             vouched = await plain_manifests(repository, catalog, limit=2)
     assert sorted(vouched) == runs[1:]
     assert "there are 3 snapshots from before encryption; the newest 2 can be read" in caplog.text
 
 
-async def test_a_difference_never_crosses_the_switch(either: Switched) -> None:
+async def test_a_difference_never_crosses_the_switch(bench: Switched) -> None:
     for number in range(20):
-        either.write(f"file {number}")
+        bench.write(f"file {number}")
     based: list[tuple[bool, bool]] = []
     for enabled in (False, False, True, True, False, False):
         if based and based[-1][0] is not enabled:
-            await either.switch(enabled)
-            async with _opened(either) as (repository, catalog):
+            await bench.switch(enabled)
+            async with _opened(bench) as (repository, catalog):
                 assert not await may_have_base(repository, catalog)
-        header = await either.header((await either.save(f"another {len(based)}")).snapshot)
+        header = await bench.header((await bench.save(f"another {len(based)}")).snapshot)
         based.append((enabled, header.base is not None))
     assert based == [
         (False, False),
@@ -284,25 +282,43 @@ async def test_a_difference_never_crosses_the_switch(either: Switched) -> None:
         (False, False),
         (False, True),
     ]
-    await either.restores_all()
+    await bench.restores_all()
     # A chain of plain snapshots is vouched for whole.
-    await either.switch(True)
-    await either.save("the last")
-    await either.restores_all()
-    assert not (await either.verified()).damaged
+    await bench.switch(True)
+    await bench.save("the last")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
 
 
-async def test_a_swapped_base_of_a_plain_snapshot_is_refused(either: Switched) -> None:
+async def test_a_manifest_that_was_sealed_can_be_written_sealed_again(bench: Switched) -> None:
+    """As a prune does that revises snapshots of a time when the section was encrypted."""
+    await bench.switch(True)
+    run = (await bench.save("a")).snapshot
+    before = await bench.entries(run)
+    await bench.switch(False)
+    async with open_repository(bench.settings, bench.section) as repository:
+        async with ManifestStream(repository, run) as stream:
+            assert stream.sealed
+            header = stream.header
+        bench.manifest(run).unlink()
+        async with ManifestUpload(repository, header, sealed=True) as upload:
+            await upload.add(list(before.values()))
+            await upload.commit(ManifestTrailer(finished_ns=1))
+    assert bench.is_sealed(run)
+    assert await bench.entries(run) == before
+
+
+async def test_a_swapped_base_of_a_plain_snapshot_is_refused(bench: Switched) -> None:
     for number in range(20):
-        either.write(f"file {number}")
-    base, upon = (await either.save("a")).snapshot, (await either.save("b")).snapshot
-    assert (await either.header(upon)).base == base
-    await either.switch(True)
-    await either.save("c")
-    await _plant(either, RunId(base))
+        bench.write(f"file {number}")
+    base, upon = (await bench.save("a")).snapshot, (await bench.save("b")).snapshot
+    assert (await bench.header(upon)).base == base
+    await bench.switch(True)
+    await bench.save("c")
+    await _plant(bench, RunId(base))
     with pytest.raises(FormatError, match=rf"{base}|{upon}"):
-        await either.restored(snapshot=upon)
-    assert not _files_below(either.base / "restored")
+        await bench.restored(snapshot=upon)
+    assert not _files_below(bench.base / "restored")
 
 
 async def test_a_rebuilt_database_knows_how_its_snapshot_was_written(bench: Switched) -> None:
@@ -349,82 +365,95 @@ async def test_a_planted_manifest_is_vouched_for_by_nobody(bench: Switched) -> N
     assert (await bench.header((await bench.save("e")).snapshot)).plain == expected
 
 
-async def test_what_was_found_stays_found_when_the_run_is_killed(either: Switched) -> None:
+async def test_what_was_found_stays_found_when_the_run_is_killed(bench: Switched) -> None:
     """Between looking and the commit, and between the commit and the catalog, others may plant."""
-    plain = (await either.save("a")).snapshot
-    await either.switch(True)
-    async with _opened(either) as (repository, catalog):
+    plain = (await bench.save("a")).snapshot
+    await bench.switch(True)
+    async with _opened(bench) as (repository, catalog):
         assert list(await plain_manifests(repository, catalog)) == [plain]
     planted = RunId(plain[:-1] + ("0" if plain[-1] != "0" else "1"))
-    await _plant(either, planted)
-    header = await either.header((await either.save("b")).snapshot)
-    assert header.plain == {plain: digest_of(either.manifest(plain))}
+    await _plant(bench, planted)
+    header = await bench.header((await bench.save("b")).snapshot)
+    assert header.plain == {plain: digest_of(bench.manifest(plain))}
 
 
-async def test_with_all_encrypted_manifests_deleted_the_plain_ones_are_refused(either: Switched) -> None:
-    plain = (await either.save("a")).snapshot
-    await either.switch(True)
-    sealed = (await either.save("b")).snapshot
-    either.manifest(sealed).unlink()
+async def test_with_all_encrypted_manifests_deleted_the_plain_ones_are_refused(bench: Switched) -> None:
+    plain = (await bench.save("a")).snapshot
+    await bench.switch(True)
+    sealed = (await bench.save("b")).snapshot
+    bench.manifest(sealed).unlink()
     with pytest.raises(AuthenticationError, match=rf"{plain}.* is not encrypted.*there is no other one"):
-        await either.restored()
-    assert {damage.key for damage in (await either.verified()).damaged} == {
+        await bench.restored()
+    assert {damage.key for damage in (await bench.verified()).damaged} == {
         f"home/snapshots/{run}.jsonl.zst" for run in (plain, sealed)
     }
-    await either.switch(False)
-    await either.restored(snapshot=plain, name="with encryption disabled")
+    await bench.switch(False)
+    await bench.restored(snapshot=plain, name="with encryption disabled")
 
 
-async def test_a_vouched_manifest_that_was_swapped_is_refused(either: Switched) -> None:
-    first = (await either.save("a")).snapshot
-    second = (await either.save("b")).snapshot
-    await either.switch(True)
-    await either.save("c")
-    await _plant(either, RunId(second), path=b"evil")
+async def test_a_vouched_manifest_that_was_swapped_is_refused(bench: Switched) -> None:
+    first = (await bench.save("a")).snapshot
+    second = (await bench.save("b")).snapshot
+    await bench.switch(True)
+    await bench.save("c")
+    await _plant(bench, RunId(second), path=b"evil")
     with pytest.raises(AuthenticationError, match="not what an encrypted snapshot vouches for"):
-        await either.header(second)
+        await bench.header(second)
     with pytest.raises(AuthenticationError, match=rf"{second}.* not what an encrypted snapshot vouches for"):
-        await either.restored(snapshot=second)
-    assert not _files_below(either.base / "restored")
-    assert [damage.key for damage in (await either.verified()).damaged] == [
+        await bench.restored(snapshot=second)
+    assert not _files_below(bench.base / "restored")
+    assert [damage.key for damage in (await bench.verified()).damaged] == [
         f"home/snapshots/{second}.jsonl.zst"
     ]
-    await either.restored(snapshot=first, name="first")
+    await bench.restored(snapshot=first, name="first")
 
 
-async def test_an_encrypted_manifest_is_not_to_be_replaced_by_a_plain_one(either: Switched) -> None:
-    await either.save("a")
-    await either.switch(True)
-    older, newer = (await either.save("b")).snapshot, (await either.save("c")).snapshot
+async def test_an_encrypted_manifest_is_not_to_be_replaced_by_a_plain_one(bench: Switched) -> None:
+    await bench.save("a")
+    await bench.switch(True)
+    older, newer = (await bench.save("b")).snapshot, (await bench.save("c")).snapshot
     for run in (older, newer):
-        kept = either.manifest(run).read_bytes()
-        await _plant(either, RunId(run))
+        kept = bench.manifest(run).read_bytes()
+        await _plant(bench, RunId(run))
         with pytest.raises(AuthenticationError, match=f"{run}.* is not encrypted"):
-            await either.restored(snapshot=run)
-        either.manifest(run).write_bytes(kept)
+            await bench.restored(snapshot=run)
+        bench.manifest(run).write_bytes(kept)
 
 
-async def test_a_damaged_newest_encrypted_manifest_is_named(either: Switched) -> None:
-    plain = (await either.save("a")).snapshot
-    await either.switch(True)
-    sealed = (await either.save("b")).snapshot
-    content = bytearray(either.manifest(sealed).read_bytes())
+async def test_a_damaged_newest_encrypted_manifest_is_named(bench: Switched) -> None:
+    plain = (await bench.save("a")).snapshot
+    await bench.switch(True)
+    sealed = (await bench.save("b")).snapshot
+    content = bytearray(bench.manifest(sealed).read_bytes())
     content[-1] ^= 1
-    either.manifest(sealed).write_bytes(content)
+    bench.manifest(sealed).write_bytes(content)
     with pytest.raises(AuthenticationError, match=f"{sealed}.* is not authentic"):
-        await either.restored(snapshot=plain)
+        await bench.restored(snapshot=plain)
 
 
-async def test_a_further_name_of_a_sealed_file_in_a_plain_run(either: Switched) -> None:
-    await either.switch(True)
-    first = either.write("first", b"linked " * 1000)
-    os.link(first, either.tree / "second")
-    await either.save("a")
-    await either.switch(False)
-    os.link(first, either.tree / "third")
-    await either.save("b")
-    await either.restores_all()
-    assert not (await either.verified()).damaged
+async def test_a_further_name_of_a_sealed_file_in_a_plain_run(bench: Switched) -> None:
+    await bench.switch(True)
+    first = bench.write("first", b"linked " * 1000)
+    os.link(first, bench.tree / "second")
+    await bench.save("a")
+    await bench.switch(False)
+    os.link(first, bench.tree / "third")
+    await bench.save("b")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
+
+
+async def test_switched_on_and_off_at_a_server(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
+    bench = Switched(tmp_path)
+    bench.configure(destination=f"s3://{seaweed_s3.fresh_bucket()}/prefix")
+    bench.settings = msgspec.structs.replace(bench.settings, s3=seaweed_s3.settings())
+    await bench.initialise()
+    await bench.save("a")
+    for enabled in (True, False, True):
+        await bench.switch(enabled)
+        await bench.save(f"file of {enabled} {len(bench.pictures)}")
+    await bench.restores_all()
+    assert not (await bench.verified()).damaged
 
 
 async def test_two_sections_of_one_destination_one_of_them_encrypted(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
+import sys
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +16,7 @@ from asyncbackup.format.keys import snapshot_key
 from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.manifests import read_header, read_manifest, read_trailer
 from asyncbackup.repository.open import open_repository
-from tests.workbench import age, picture
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.workbench import Workbench
+from tests.workbench import Workbench, age, picture
 
 SNAPSHOTS = 44
 FILES = 120
@@ -183,3 +180,31 @@ async def test_much_change_makes_a_full_manifest(bench: Workbench) -> None:
     assert summary.base == ""
     assert await manifests_read(bench, summary.snapshot) == 1
     assert picture(await bench.restored()) == picture(bench.tree)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+async def test_the_tool_without_asyncbackup_reads_differences(
+    tmp_path: Path, folder_destination: Path, encrypted: bool
+) -> None:
+    bench = Workbench(tmp_path, f"file://{folder_destination}", encrypted=encrypted)
+    await bench.initialise()
+    plant(bench, 60)
+    chance = random.Random(3)
+    for _ in range(8):
+        summary = await bench.run()
+        change(bench, chance)
+    summary = await bench.run()
+    assert summary.base
+    tool = Path(__file__).parents[2] / "tools" / "decrypt.py"
+    secret = ["--passphrase-file", str(bench.section.encryption.passphrase_file)] if encrypted else []
+    done = await asyncio.create_subprocess_exec(
+        sys.executable, tool, *secret, folder_destination, "restore",
+        snapshot_key("home", summary.snapshot), tmp_path / "by hand",
+    )  # fmt: skip
+    assert await done.wait() == 0
+    restored = await bench.restored()
+    names = {path.relative_to(restored) for path in restored.rglob("*")}
+    assert names == {path.relative_to(tmp_path / "by hand") for path in (tmp_path / "by hand").rglob("*")}
+    for name in names:
+        if (restored / name).is_file() and not (restored / name).is_symlink():
+            assert (tmp_path / "by hand" / name).read_bytes() == (restored / name).read_bytes()

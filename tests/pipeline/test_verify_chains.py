@@ -193,16 +193,16 @@ async def test_a_lost_base_is_damage_of_all_that_rest_on_it(case: Case, forgotte
     if how == "missing":
         await delete(case, key)
         # Nothing tells of a snapshot whose manifest is gone, but those that rest on it.
-        rests: tuple[RunId, ...] = (run(1), run(3))
+        rests = [run(1), run(3)]
     else:
         async with opened(case) as repository:
             body = bytearray(await repository.store.get(key, limit=10**6))
             body[len(body) // 2] ^= 1
             await repository.store.put(key, bytes(body), sha256=hashlib.sha256(body).digest())
-        rests = (run(1), run(3)) if forgotten else (run(0), run(1), run(3))
+        rests = [run(1), run(3)] if forgotten else [run(0), run(1), run(3)]
     summary = await verify_section(*case)
-    assert brief(summary) == [(key, (), rests)]
-    assert summary.broken_snapshots == rests
+    assert brief(summary) == [(key, (), tuple(rests))]
+    assert summary.broken_snapshots == tuple(rests)
     assert (summary.damaged[0].reason == "it is missing") == (how == "missing")
 
 
@@ -282,3 +282,25 @@ async def test_a_pack_of_a_base_is_described_there(case: Case) -> None:
     assert (await verify_section(*case, read_percent=100)).damaged == ()
     await forget(case, 0, 1)
     assert (await verify_section(*case, read_percent=100)).damaged == ()
+
+
+async def test_what_a_history_adds_up_to_is_compared_when_all_is_read(case: Case) -> None:
+    """Restoring refuses a snapshot that does not add up, so verifying must not call it sound."""
+    bases: Bases = {0: None, 1: 0, 2: 0, 3: 2, 4: 1, 5: 4, 6: None, 7: 6}
+    trees = await put_history(case, bases)
+    assert (await verify_section(*case, read_percent=100)).damaged == ()
+    await forget(case, 1, 2)
+    assert (await verify_section(*case, read_percent=100)).damaged == ()
+    async with opened(case) as repository:
+        entries = trees[5]
+        missing = [entry for path, entry in entries.items() if path != b"f1"]
+        await put_manifest(repository, run(5), [entries[b"f2"]], base=run(4), depth=3, totals=missing)
+    # Read for itself it is merged anyhow.
+    assert brief(await verify_section(*case, snapshots=[run(5)])) == [
+        (snapshot_key("home", run(5)), (), (run(5),))
+    ]
+    assert (await verify_section(*case)).damaged == ()
+    summary = await verify_section(*case, read_percent=100)
+    assert brief(summary) == [(snapshot_key("home", run(5)), (), (run(5),))]
+    assert "does not add up" in summary.damaged[0].reason
+    assert summary.broken_snapshots == (run(5),)

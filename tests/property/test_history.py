@@ -130,6 +130,10 @@ class History(RuleBasedStateMachine):
         if os.path.lexists(self.place(path)):
             age(self.place(path))
 
+    @rule(packed=st.booleans(), zstd_level=st.sampled_from([0, 3]))
+    def change_layout(self, packed: bool, zstd_level: int) -> None:
+        self.bench.configure(packed=packed, zstd_level=zstd_level)
+
     @rule(checksum=st.booleans())
     def save(self, checksum: bool) -> None:
         summary = asyncio.run(self.bench.run(checksum=checksum))

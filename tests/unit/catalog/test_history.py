@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from asyncbackup.catalog.history import MAX_DEPTH_WRITTEN, STATEMENTS_OF_A_DIFFERENCE, SnapshotPlan, Totals
+from asyncbackup.catalog.history import (
+    MAX_DEPTH_WRITTEN,
+    STATEMENTS_OF_A_BASE,
+    STATEMENTS_OF_A_DIFFERENCE,
+    SnapshotPlan,
+    Totals,
+)
 from asyncbackup.catalog.replace import replacing
 from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import CatalogError
@@ -305,3 +311,10 @@ async def test_a_difference_never_goes_through_all_entries(catalog: Catalog, sta
     looked = [str(step[3]) for step in steps]
     assert any("entries" in step or "e USING" in step for step in looked)
     assert not [step for step in looked if re.fullmatch("SCAN (e|entries)", step)]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS_OF_A_BASE)
+async def test_choosing_a_base_never_goes_through_all_runs(catalog: Catalog, statement: str) -> None:
+    marks = (1,) * statement.count("?")
+    steps = await catalog._connection.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}", marks)
+    assert all("USING INDEX runs_number" in str(step[3]) for step in steps)

@@ -186,9 +186,7 @@ def test_a_pack_of_references_alone_has_no_member(level: int) -> None:
 
 
 def test_a_member_of_a_rewritten_pack_is_of_the_run_it_names() -> None:
-    body = extended_header(b"x", b"41 ASYNCBACKUP.run=%s\n" % EARLIER.encode())
-    plain = member_header(file(b"old", ctime_ns=0, mtime_ns=0))
-    (found,) = members(read(body + plain + END)).values()
+    (found,) = members(read(member_header(file(b"old"), run=EARLIER) + END)).values()
     assert (found.run, found.entry.path) == (EARLIER, b"old")
     assert found.entry.extent is not None
     assert found.entry.extent.run == RUN
@@ -314,7 +312,8 @@ def with_records(*records: tuple[bytes, bytes], content: bytes = b"") -> bytes:
         [(b"uname", b"a\0b")],
         [(b"SCHILY.xattr.", b"nameless")],
         [(b"SCHILY.xattr.a\0b", b"x")],
-        [(b"ASYNCBACKUP.run", b"../../etc")],
+        [(b"comment", b"asyncbackup run ../../etc")],
+        [(b"comment", b"asyncbackup copy run \xff")],
         [(b"SCHILY.xattr.user.big", b"x" * 900_000)],
     ],
 )

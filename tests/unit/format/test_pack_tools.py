@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -195,6 +196,61 @@ def test_a_tree(tool: Tool, locale: str, level: int, user: int | None, tmp_path:
         check_tree(target, items, tool, owners=ROOT and user is None)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_random_names(tool: Tool, locale: str, seed: int, tmp_path: Path) -> None:
+    source = random.Random(seed)
+    allowed = bytes(byte for byte in range(1, 256) if byte not in b"/.")
+    names: set[bytes] = set()
+    while len(names) < 100:
+        segments = [
+            bytes(source.choices(allowed, k=source.choice([1, 5, 60, 100, 180, 255]))) for _ in range(3)
+        ]
+        # A first segment of its own, so that no file stands where another needs a folder.
+        names.add(b"/".join([b"%d" % len(names), *segments[: source.randrange(1, 4)]]))
+    items = [(entry(name, size=len(name)), name, b"") for name in sorted(names)]
+    pack = put_pack(tmp_path, build(items, level=0), compressed=False)
+    target = os.fsencode(tmp_path / "target")
+    os.mkdir(target)
+    tool.extract(pack, tmp_path / "target", locale=locale, user=None)
+    found = {
+        os.path.relpath(os.path.join(at, file), target) for at, _, files in os.walk(target) for file in files
+    }
+    assert found == names
+    for name in names:
+        assert Path(os.fsdecode(os.path.join(target, name))).read_bytes() == name
+
+
+@pytest.mark.skipif(not ROOT, reason="the user must not be root")
+@pytest.mark.parametrize("name", ["GNU tar", "bsdtar", "tarfile"])
+def test_a_folder_that_may_not_be_written(name: str) -> None:
+    items = [
+        (entry(b"locked", Kind.FOLDER, mode=0o40555, uid=NOBODY, gid=NOBODY), b"", b""),
+        (entry(b"other", size=5, uid=NOBODY, gid=NOBODY), b"hello", b""),
+        (entry(b"locked/file", size=5, uid=NOBODY, gid=NOBODY), b"hello", b""),
+    ]
+    with readable_folder(NOBODY) as folder:
+        pack = put_pack(folder, build(items, level=0), compressed=False)
+        TOOLS[name].extract(pack, folder, locale="C", user=NOBODY)
+        check_tree(folder, items, TOOLS[name], owners=True)
+
+
+@pytest.mark.parametrize("name", ["GNU tar", "bsdtar"])
+def test_compressed_packs_as_they_are(name: str, tmp_path: Path) -> None:
+    # Frames of both kinds, which the tools expand themselves or by the zstd tool.
+    if shutil.which("zstd") is None:
+        pytest.skip("zstd is not installed (Debian: zstd)")
+    noise = random.Random(1).randbytes(700_000)
+    bodies = {b"text": content(700_000), b"noise": noise, b"end": b"end"}
+    items = [(entry(path, size=len(body)), body, b"") for path, body in bodies.items()]
+    pack = tmp_path / "pack.tar.zst"
+    pack.write_bytes(build(items, level=3, references=10))
+    assert 700_000 < pack.stat().st_size < 710_000
+    target = tmp_path / "target"
+    target.mkdir()
+    TOOLS[name].extract(pack, target, locale="C", user=None)
+    assert {path: (target / path.decode()).read_bytes() for path in bodies} == bodies
+
+
 @pytest.mark.parametrize("level", [0, 3], ids=["plain", "zstd"])
 def test_what_gnu_tar_lists(level: int, tmp_path: Path) -> None:
     items = [
@@ -259,8 +315,8 @@ def test_a_pack_of_references_alone(tool: Tool, level: int, references: int, tmp
 def test_copies_are_files_for_whoever_extracts_them(tool: Tool, tmp_path: Path) -> None:
     builder = PackBuilder(zstd_level=0)
     first = entry(b"first", size=5)
-    builder.add(first, b"hello")
-    builder.add(msgspec.structs.replace(first, path=b"c" * 150), link_to=b"first", copy=True)
+    builder.add(first, b"hello", run=RUN)
+    builder.add(msgspec.structs.replace(first, path=b"c" * 150), link_to=b"first", copy=True, run=RUN)
     pack = put_pack(tmp_path, b"".join(builder.finish().body), compressed=False)
     target = tmp_path / "target"
     target.mkdir()

@@ -165,6 +165,14 @@ def test_copies_say_that_they_are() -> None:
     assert (member.kind, member.link, member.mtime_ns, member.ctime_ns) == (b"1", b"first", MTIME, MTIME)
 
 
+def test_members_of_another_run_name_it() -> None:
+    item = entry(b"a", mtime_ns=0)
+    (member,) = read_tar(member_header(item, run="20261121T195000Z-00ff") + END)
+    assert member.records == {b"comment": b"asyncbackup run 20261121T195000Z-00ff"}
+    (member,) = read_tar(member_header(item, link_to=b"b", copy=True, run="20261121T195000Z-00ff") + END)
+    assert member.records == {b"comment": b"asyncbackup copy run 20261121T195000Z-00ff"}
+
+
 def test_a_further_name_of_a_symlink_is_a_symlink() -> None:
     # Of a hard link, tarfile sets mode and times of what the symlink points at.
     member = only(entry(b"second", Kind.SYMLINK, size=11, target=b"/etc/passwd"), link_to=b"first")

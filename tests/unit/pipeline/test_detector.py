@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
+from asyncbackup.catalog.rows import SAVE_AGAIN_NS
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.model import (
     Action,
@@ -504,3 +505,17 @@ async def test_a_failing_detector_ends_nothing() -> None:
     detection.entries = Broken()
     with pytest.raises(ZeroDivisionError):
         await detection.run(listing(folder(b"d", BASE)))
+
+
+@pytest.mark.parametrize("kind", [FILE, FOLDER, LINK], ids=["file", "folder", "symlink"])
+async def test_what_was_marked_is_saved_again_whatever_its_stat_says(kind: int) -> None:
+    """And nothing is taken over from its row, of which the content is damaged."""
+    now = seen(b"d/f", kind)
+    marked = saved(now, ctime_ns=SAVE_AGAIN_NS)
+    for checksum in (False, True):
+        _, change = await decide(now, marked, checksum=checksum)
+        assert change == Change(entry=now, action=Action.UPLOAD, pending=Pending.CHANGED)
+    # A change of mode alone is no reason to keep what is damaged.
+    _, change = await decide(msgspec.structs.replace(now, mode=kind & ~0o4), marked)
+    assert change is not None
+    assert (change.action, change.known) == (Action.UPLOAD, None)
