@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 FAILURES_IN_MANIFEST = 10_000
 """What a reader of manifests keeps of them."""
+TOLD_BYTES = 8 * 1024 * 1024
+"""What of names and reasons is kept in memory for summary and manifest; all are told one by one."""
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor."""
 IDENTITY = "identity"
@@ -115,6 +117,7 @@ class _Rebuild:
         self._on_unrecovered = on_unrecovered
         self._unrecovered: list[Unrecovered] = []
         self._failures: list[Failure] = []
+        self._told_bytes = 0
         self._notes: list[str] = []
         self._tally = Tally()
         self._prunes: frozenset[str] = frozenset()
@@ -324,10 +327,14 @@ class _Rebuild:
             await new.add_meta(meta)
 
     def _tell(self, unrecovered: Unrecovered) -> None:
-        if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
-            self._unrecovered.append(unrecovered)
-        if unrecovered.lost and unrecovered.path is not None and len(self._failures) < FAILURES_IN_MANIFEST:
-            self._failures.append(Failure(path=unrecovered.path, reason=unrecovered.reason))
+        path = unrecovered.path
+        self._told_bytes += len(path or b"") + len(unrecovered.reason)
+        # Names may be long, and whoever can write the bucket can make many.
+        if self._told_bytes <= TOLD_BYTES:
+            if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
+                self._unrecovered.append(unrecovered)
+            if unrecovered.lost and path is not None and len(self._failures) < FAILURES_IN_MANIFEST:
+                self._failures.append(Failure(path=path, reason=unrecovered.reason))
         if self._on_unrecovered is not None:
             self._on_unrecovered(unrecovered)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Cli
 
 COMMANDS = ["initdb", "run", "restore", "list_remote", "snapshots", "stats", "verify", "syncdb_remote"]
+WITH_ARGUMENTS = ["diff", "find"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,17 @@ def test_version(cli: Cli) -> None:
 def test_help_lists_every_command_and_exit_code(cli: Cli) -> None:
     done = cli.run("--help")
     assert done.code == 0
-    for word in (*COMMANDS, "backup", "ls", "Examples:", "Exit codes:", "130", "--json", "Maintain:"):
+    for word in (
+        *COMMANDS,
+        *WITH_ARGUMENTS,
+        "backup",
+        "ls",
+        "Examples:",
+        "Exit codes:",
+        "130",
+        "--json",
+        "Maintain:",
+    ):
         assert word in done.stdout
 
 
