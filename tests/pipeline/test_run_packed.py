@@ -70,7 +70,7 @@ async def test_small_files_share_a_pack_and_large_ones_do_not(packed: Workbench)
     keys = objects(packed)
     assert [key for key in keys if not key.startswith("packs/")] == ["files/large", "files/medium"]
     assert len(keys) == 3
-    # One pack, one file in one piece, the run's mark, the manifest.
+    # The mark, one pack, one file in one piece, the manifest.
     assert summary.requests["PutObject"] == 4
     assert summary.peak_inflight_bytes <= packed.settings.memory_limit_bytes
 
@@ -82,11 +82,9 @@ async def test_an_unchanged_run_reads_and_sends_nothing(packed: Workbench) -> No
     before = await packed.entries()
     summary = await packed.run()
     assert (summary.files_unchanged, summary.bytes_read) == (2, 0)
-    # The mark of the run and the manifest are put, the last manifest and prunes are looked for.
-    wanted = {"HeadObject": 1, "ListObjectsV2": 1, "PutObject": 2}
-    if packed.section.encryption.enabled:
-        wanted["GetObject"] = 1  # the descriptor: a removed pass phrase must not go on working
-    assert summary.requests == wanted
+    # Where there is a secret, the key slots are read each time.
+    key_slots = {"GetObject": 1} if packed.section.encryption.enabled else {}
+    assert summary.requests == {"PutObject": 2, "ListObjectsV2": 1, "HeadObject": 1} | key_slots
     assert len(pack_paths(packed)) == 1
     assert await packed.entries() == before
 
