@@ -33,6 +33,8 @@ COMMANDS = {
         "stats": "asyncbackup.cli.stats:stats",
     },
     "Maintain": {
+        "forget": "asyncbackup.cli.forget:forget",
+        "prune": "asyncbackup.cli.prune:prune",
         "verify": "asyncbackup.cli.verify:verify",
         "syncdb_remote": "asyncbackup.cli.database:syncdb_remote",
         "key": "asyncbackup.cli.key:key",

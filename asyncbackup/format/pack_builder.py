@@ -26,12 +26,11 @@ takes a global header without a member behind it for damage. Readers pass it ove
 # bsdtar refuses a member with more than 32 headers before it, a member's own among them.
 _RUN = 16
 
+LARGE_BYTES = 64 * 1024
+"""A content from this size on is passed on as it came, so it should be all of its buffer; smaller ones are
+joined, since a piece costs more than its copy."""
+
 _FILE = Kind.FILE
-
-# A content from this size on is passed on as it came; smaller ones are joined, since a piece costs more
-# than its copy.
-_LARGE_BYTES = 64 * 1024
-
 
 Likeness: TypeAlias = tuple[bytes, int, int, int, tuple[tuple[bytes, bytes], ...]]
 
@@ -170,7 +169,7 @@ class PackBuilder:
             pieces.append(content)
             if size & 511:
                 pieces.append(padding(size))
-            if size >= _LARGE_BYTES:
+            if size >= LARGE_BYTES:
                 self._has_large = True
         sizes.append(size)
         self._begins.append(begin)
@@ -265,7 +264,7 @@ def _joined(pieces: Sequence[Buffer]) -> list[Buffer]:
     joined: list[Buffer] = []
     small: list[Buffer] = []
     for piece in pieces:
-        if len(piece) >= _LARGE_BYTES:
+        if len(piece) >= LARGE_BYTES:
             if small:
                 joined.append(b"".join(small))
                 small = []

@@ -15,6 +15,7 @@ from asyncbackup.format.frames import FrameCompressor
 from asyncbackup.format.hidden import hidden_head
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import object_metadata
+from asyncbackup.format.pack_builder import LARGE_BYTES
 from asyncbackup.model import (
     EMPTY_SHA256,
     ZSTD,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from asyncbackup.store.base import Buffer
 
 READ_ATTEMPTS = 3
-LARGE_BYTES = 64 * 1024
-"""Larger contents have buffers of their own: a pack passes them on as they are."""
 FIRST_NAME_FAILED = "it changed during the run, or the content under another name of it could not be saved"
 
 
@@ -314,7 +313,7 @@ class SmallReader:
 
 
 class _Arena:
-    """One buffer for the contents of a batch that goes into packs, which takes them all in one step.
+    """One buffer for the contents of a batch that a pack copies, which takes them all in one step.
 
     Thousands of small buffers, made in one thread and freed in another, would
     leave the process four times as large.
