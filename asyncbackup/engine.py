@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
+    from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import Failure
     from asyncbackup.pipeline.listing import WalkBatch
     from asyncbackup.pipeline.results import Outcome
@@ -199,6 +200,7 @@ class _Run:
                 peak_inflight_bytes=transfer.budget.peak_bytes,
                 limited_by=sampler.limited_by,
                 limited_by_shares=sampler.shares,
+                load=repository.store.load,
                 failures=tuple(recorder.failures),
             )
             kept = msgspec.structs.replace(summary, failures=summary.failures[:FAILURES_IN_CATALOG])
@@ -367,6 +369,7 @@ class _Run:
         peak_inflight_bytes: int = 0,
         limited_by: str = "walk",
         limited_by_shares: dict[str, float] | None = None,
+        load: RequestLoad | None = None,
         dry_run: bool = False,
         bytes_to_upload: int = 0,
     ) -> RunSummary:
@@ -394,6 +397,7 @@ class _Run:
             peak_inflight_bytes=peak_inflight_bytes,
             limited_by=limited_by,
             limited_by_shares=limited_by_shares or {},
+            concurrency={"final": load.size, "peak": load.peak} if load is not None else {},
             dry_run=dry_run,
             bytes_to_upload=bytes_to_upload,
             failures=failures,

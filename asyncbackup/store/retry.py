@@ -45,6 +45,24 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+OVERLOAD_CODES = frozenset(
+    {
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
+        "Timeout",
+        "TooManyRequests",
+        "Unreachable",
+    }
+)
+"""Failures that fewer requests at once may avoid."""
+
+
 class TransientError(StoreError):
     """A failure that the same request may not meet again. Left to the caller only once attempts ran out.
 
@@ -65,6 +83,11 @@ class TransientError(StoreError):
         super().__init__(operation, key, reason, code=code, retryable=True)
         self.retry_after_seconds = retry_after_seconds
         self.unreachable = unreachable
+
+    @property
+    def overload(self) -> bool:
+        """Whether the endpoint may have been asked for too much at once."""
+        return self.code in OVERLOAD_CODES
 
     def given_up(self, attempts: int) -> TransientError:
         """The same failure, saying how often it was tried."""

@@ -114,7 +114,11 @@ class S3Requests:
         if self._on_retry is not None:
             self._on_retry(f"{error}; attempt {attempt + 1} of {allowed} in {delay:.1f} s")
         self.retries += 1
-        await self.clock.sleep(delay)
+        self.slots.back_off_began()
+        try:
+            await self.clock.sleep(delay)
+        finally:
+            self.slots.back_off_ended()
 
     async def _attempt(
         self,
@@ -126,8 +130,8 @@ class S3Requests:
         keep_slot: bool,
     ) -> T:
         seconds = self.timeout_seconds * patience + min(size, BUFFERED_BYTES) / SLOWEST_BYTES_PER_SECOND
-        await self.slots.acquire()
-        outcome, kept = Outcome.UNKNOWN, False
+        began = await self.slots.acquire()
+        outcome, kept, failure = Outcome.UNKNOWN, False, None
         try:
             self.counts[operation] += 1
             try:
@@ -141,7 +145,7 @@ class S3Requests:
             kept = keep_slot
             return result
         except TransientError as error:
-            outcome = Outcome.TROUBLE
+            outcome, failure = Outcome.TROUBLE, error
             self._contacted = self._contacted or not error.unreachable
             if error.retry_after_seconds:
                 self.slots.pause(min(error.retry_after_seconds, self._policy.retry_after_cap_seconds))
@@ -152,4 +156,4 @@ class S3Requests:
             raise
         finally:
             if not kept:
-                self.slots.release(outcome)
+                self.slots.release(outcome, began=began, size=size, failure=failure)
