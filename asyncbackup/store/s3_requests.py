@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncbackup.errors import AccessDeniedError, StoreError
-from asyncbackup.store.retry import Clock, RetryPolicy, SystemClock, TransientError
+from asyncbackup.store.retry import Clock, DatedRefusalError, RetryPolicy, SystemClock, TransientError
 from asyncbackup.store.slots import Outcome, RequestSlots
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class S3Requests:
     A request is signed after its slot was taken, so signatures do not grow old in a queue, and
     no slot is held while a request waits to be sent again. ``counts`` are requests sent, by
     operation; ``retries`` those that were not the first. A request that was refused because
-    ``credentials`` have expired is sent once more if there are new ones.
+    ``credentials`` have expired, or because the endpoint's clock shows another time, is signed anew
+    and sent once more, if there are new credentials or the time differs.
     """
 
     def __init__(
@@ -88,22 +89,36 @@ class S3Requests:
         to the caller when this returns. Raises what ``send`` raises; a ``TransientError``
         only after the last attempt.
         """
-        attempt, renewed = 0, False
+        attempt, signed_anew = 0, False
         while True:
             attempt += 1
-            generation = self._credentials.generation if self._credentials else 0
+            signed = self._signed_with()
             try:
                 return await self._attempt(operation, key, send, size, patience, keep_slot)
             except AccessDeniedError as error:
-                if renewed or error.code not in EXPIRED_CODES or self._credentials is None:
+                if signed_anew or not await self._can_sign_anew(error, signed):
                     raise
-                if not await self._credentials.renew(generation):
-                    raise
-                renewed = True
+                signed_anew = True
+                self.retries += 1
+                attempt -= 1
                 continue
             except TransientError as error:
                 failure = error
             await self.back_off(failure, attempt)
+
+    def _signed_with(self) -> tuple[int, int]:
+        """The generations of credentials and clock."""
+        credentials = self._credentials
+        return (credentials.generation, credentials.clock.generation) if credentials else (0, 0)
+
+    async def _can_sign_anew(self, refusal: AccessDeniedError, signed: tuple[int, int]) -> bool:
+        if self._credentials is None:
+            return False
+        if refusal.code in EXPIRED_CODES:
+            return await self._credentials.renew(signed[0])
+        return isinstance(refusal, DatedRefusalError) and self._credentials.clock.correct(
+            refusal.endpoint_seconds, seen=signed[1]
+        )
 
     async def back_off(self, error: TransientError, attempt: int) -> None:
         """Wait as long as the policy says after failed attempt number ``attempt``, or raise ``error``."""
