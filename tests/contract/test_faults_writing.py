@@ -451,7 +451,7 @@ async def test_a_refusal_of_a_head_has_no_code_and_tells_the_time(
 
     async def look(exchange: Exchange) -> None:
         signed.append(signing_time(exchange) - datetime.now(UTC))
-        await exchange.answer(200, Content_Length="0", ETag='"e"')
+        await exchange.answer(200, ETag='"e"')
 
     async with through() as store:
         proxy.plan("HeadObject", refuse_both, times=2)
