@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from asyncbackup.model import Entry
+    from asyncbackup.model import Content
 
 CONTENTS_KEPT = "contents"
 """In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
@@ -78,24 +78,20 @@ class ContentTable:
             )
         return bool(list(rows))
 
-    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None:
-        """Note packs, and the contents of entries with digest and extent, in one transaction."""
+    async def save(self, packs: Iterable[Pack], contents: Iterable[Content]) -> None:
+        """Note packs and contents, in one transaction."""
         pack_rows = [(p.run, p.key, p.size, p.checksum, int(p.encrypted), p.compression) for p in packs]
         # In the order of the table: neighbouring rows then lie on pages that were just written.
-        contents = sorted(
-            row_of_content(entry.sha256, entry.size, extent)
-            for entry in entries
-            if entry.size and entry.sha256 and (extent := entry.extent) is not None
-        )
-        if not pack_rows and not contents:
+        rows = sorted(row_of_content(each.sha256, each.size, each.extent) for each in contents)
+        if not pack_rows and not rows:
             return
         async with self._lock.transaction() as connection:
             if pack_rows:
                 self.statements += 1
                 await connection.executemany(_SAVE_PACK, pack_rows)
-            if contents:
+            if rows:
                 self.statements += 1
-                await connection.executemany(_SAVE_CONTENT, contents)
+                await connection.executemany(_SAVE_CONTENT, rows)
 
     async def take_over_entries(self) -> None:
         """Note the contents of the whole tree, unless found damaged: its section was a mirror until now."""

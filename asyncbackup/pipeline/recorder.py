@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver
-from asyncbackup.model import Entry, Failure, Kind, Pack, Pending, RunCounters, UploadReceipt
+from asyncbackup.model import Content, Entry, Failure, Kind, Pack, Pending, RunCounters, UploadReceipt
 from asyncbackup.pipeline.results import Buried, Outcome, PackStored, Revived, Unchanged
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class EntrySink(Protocol):
 class ContentSink(Protocol):
     """What the recorder asks of the catalog's contents."""
 
-    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None: ...
+    async def save(self, packs: Iterable[Pack], contents: Iterable[Content]) -> None: ...
 
 
 class Recorder:
@@ -57,7 +57,7 @@ class Recorder:
         self._entries = entries
         self._contents = contents
         self._run = run
-        self._unnoted: list[Entry] = []
+        self._unnoted: list[Content] = []
         self._counters = counters
 
     async def run(self, outcomes: Receiver[Outcome]) -> None:
@@ -87,7 +87,9 @@ class Recorder:
             # Packs before the entries that lie in them: a manifest has to describe every one.
             await self._contents.save([pack.pack for pack in packs], ())
             self._unnoted += (
-                row.entry for row in rows if row.entry.extent and row.entry.extent.run == self._run
+                Content(entry.sha256, entry.size, entry.extent)
+                for entry in (row.entry for row in rows)
+                if entry.size and entry.sha256 and entry.extent and entry.extent.run == self._run
             )
             if len(self._unnoted) >= CONTENTS_AT_ONCE:
                 await self._note_contents()
