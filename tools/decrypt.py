@@ -84,8 +84,14 @@ class Stored:
         self.key, self.sealed = key, sealed
         self.file = (copy.folder / key).open("rb")
         self.size = os.fstat(self.file.fileno()).st_size
-        if not sealed:
-            return
+        if sealed:
+            try:
+                self.unseal(copy, key)
+            except RestoreError:
+                self.file.close()
+                raise
+
+    def unseal(self, copy, key):
         header, salt, commitment = self.file.read(16), self.file.read(24), self.file.read(32)
         chunks, rest = divmod(self.size - 72, CHUNK + TAG)
         if header[:8] != MAGIC or chunks < 0 or rest < TAG:
@@ -200,19 +206,23 @@ class Copy:
         return (self.folder / section / "forgotten" / run).exists()
 
     def manifest(self, key):
-        """The lines of one manifest as they are; raises if the last one is missing."""
-        stored, line = Stored(self, key, sealed=self.is_sealed(key)), b""
+        """The lines of one manifest, parsed and as they are; raises if the last one is missing."""
+        stored, line, text = Stored(self, key, sealed=self.is_sealed(key)), {}, b""
         with stored.file:
             lines = io.BufferedReader(expanded(stored.pieces(0, stored.size)))
-            for line in iter(lambda: lines.readline(2**20), b""):
-                yield line
-        if not line.startswith(b'{"type":"end"') or not line.endswith(b"\n"):
+            try:
+                for text in iter(lambda: lines.readline(2**20), b""):
+                    line = json.loads(text)
+                    yield line, text
+            except (ValueError, zstandard.ZstdError) as error:
+                raise RestoreError(f"{key}: it is damaged ({error})") from None
+        if line.get("type") != "end" or not text.endswith(b"\n"):
             raise RestoreError(f"{key}: it is cut off")
 
     def check_vouched(self, section, run, key):
         """A manifest that is not encrypted could be anybody's: the newest encrypted one has to know it."""
         sealed = [key for _, key in self.manifests(section).values() if self.is_sealed(key)]
-        vouched = json.loads(next(self.manifest(sealed[-1]))).get("plain", {}) if sealed else {}
+        vouched = next(self.manifest(sealed[-1]))[0].get("plain", {}) if sealed else {}
         digest = hashlib.sha256()
         with (self.folder / key).open("rb") as file:
             for piece in iter(lambda: file.read(1 << 20), b""):
@@ -244,14 +254,13 @@ class Copy:
             if self.descriptor["slots"] and not sealed and not self.options.allow_plain:
                 self.check_vouched(section, wanted, key)
             lines = self.manifest(key)
-            header = json.loads(next(lines, b"{}"))
+            header, _ = next(lines, ({}, b""))
             if (header.get("type"), header.get("format"), header.get("requires")) != ("manifest", 1, []):
                 raise RestoreError(f"{key}: written by a newer asyncbackup than this script knows")
             stated = [header["repository"], header["section"], header["snapshot"], header.get("revision", 0)]
             if stated != [self.repository, section, wanted, revision]:
                 raise RestoreError(f"{key}: the manifest is not that of this snapshot")
-            for text in lines:
-                line = json.loads(text)
+            for line, text in lines:
                 if line["type"] in ("file", "folder", "symlink", "deleted"):
                     extent, path = line.get("extent", {}), checked_path(line["path"])
                     place = (extent.get("run", wanted), extent.get("key", "files/" + line["path"]))
