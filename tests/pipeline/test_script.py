@@ -11,12 +11,12 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 import zstandard
 
 from asyncbackup.config import EncryptionSettings
 from asyncbackup.format.keys import extent_key, snapshot_key
+from tests.pipeline.kinds import KINDS, bench_of
 from tests.prunes import forget, prune
 from tests.workbench import MIB, PASSPHRASE, Workbench, age, picture
 from tools.embed_script import TOOLS
@@ -26,31 +26,11 @@ if TYPE_CHECKING:
 
 TEXT = b"what is said three times is true; "
 
-SETTINGS = {
-    f"{sealing}-{layout}-{compression}": (sealing, layout, compression)
-    for sealing in ("clear", "sealed", "hidden")
-    for layout in ("mirror", "packed")
-    for compression in ("plain", "zstd")
-}
 
-
-def configured(bench: Workbench, *, layout: str, compression: str, hidden: bool = False) -> None:
-    bench.configure(
-        packed=layout == "packed",
-        pack_below_bytes=100_000,
-        zstd_level=3 if compression == "zstd" else 0,
-        encryption=msgspec.structs.replace(bench.section.encryption, hide_names=hidden),
-    )
-
-
-@pytest.fixture(params=SETTINGS)
-async def saved(request: pytest.FixtureRequest, tmp_path: Path, folder_destination: Path) -> Workbench:
-    """A section of one kind, with no snapshot yet."""
-    sealing, layout, compression = SETTINGS[request.param]
-    bench = Workbench(tmp_path, f"file://{folder_destination}", encrypted=sealing != "clear")
-    configured(bench, layout=layout, compression=compression, hidden=sealing == "hidden")
-    await bench.initialise()
-    return bench
+@pytest.fixture(params=KINDS)
+async def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Workbench:
+    """A section of each kind, with no snapshot yet."""
+    return await bench_of(request.param, tmp_path)
 
 
 def script(bench: Workbench, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -148,15 +128,6 @@ async def test_a_history_restores_exactly(saved: Workbench) -> None:
 def stored_at(bench: Workbench, entry: Entry) -> Path:
     assert entry.extent is not None
     return copy_of(bench) / extent_key("home", entry.extent)
-
-
-async def bench_of(kind: str, base: Path) -> Workbench:
-    sealing, layout, compression = SETTINGS[kind]
-    (base / "destination").mkdir()
-    bench = Workbench(base, f"file://{base / 'destination'}", encrypted=sealing != "clear")
-    configured(bench, layout=layout, compression=compression, hidden=sealing == "hidden")
-    await bench.initialise()
-    return bench
 
 
 @pytest.mark.parametrize("kind", ["clear-packed-plain", "sealed-packed-zstd", "hidden-packed-zstd"])
