@@ -91,13 +91,14 @@ async def test_certificates_that_prove_nothing(
     age: datetime.timedelta,
     trusted: bool,
     text: str,
+    transfer: str,
 ) -> None:
     pem = certificate(tmp_path, host, ends=NOW + age)
     if trusted:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     received: list[bytes] = []
     async with tls_server(pem, received) as url:
-        s3 = S3Settings(endpoint_url=url, region="us-east-1")
+        s3 = S3Settings(endpoint_url=url, region="us-east-1", transfer=transfer)
         async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
             with pytest.raises(StoreError, match=f"TLS to {url} failed: .*({text})") as caught:
                 await store.put("key", b"secret", sha256=digest(b"secret"))
@@ -106,12 +107,14 @@ async def test_certificates_that_prove_nothing(
     assert received == []
 
 
-async def test_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transfer: str
+) -> None:
     pem = certificate(tmp_path, "localhost", ends=NOW + DAY)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     received: list[bytes] = []
     async with tls_server(pem, received) as url:
-        s3 = S3Settings(endpoint_url=url, region="us-east-1")
+        s3 = S3Settings(endpoint_url=url, region="us-east-1", transfer=transfer)
         async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
             with pytest.raises(StoreError, match="no such object"):
                 await store.put("key", b"content", sha256=digest(b"content"))

@@ -27,7 +27,8 @@ def botocore_signature(
 ) -> str:
     request = AWSRequest(method=method, url=url, headers=headers)
     request.context["timestamp"] = stamp
-    signer: Any = S3SigV4Auth(Credentials(*credentials[:3]), "s3", region)
+    keys = Credentials(str(credentials.access_key), str(credentials.secret_key), credentials.token)
+    signer: Any = S3SigV4Auth(keys, "s3", region)
     text = signer.string_to_sign(request, signer.canonical_request(request))
     signed = signer.signed_headers(signer.headers_to_sign(request))
     return (
