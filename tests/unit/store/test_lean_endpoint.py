@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from asyncbackup.store.s3_session import open_client
 LOCAL = "http://127.0.0.1:8333"
 
 
-async def find(bucket: str, **settings: str) -> Endpoint:
+async def find(bucket: str, **settings: Any) -> Endpoint:
     async with open_client(S3Settings(**settings), concurrency=1) as (client, _, network):
         return await EndpointFinder(
             S3Bucket(client, S3Location(bucket=bucket), storage_class="STANDARD"), network
