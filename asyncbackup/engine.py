@@ -25,6 +25,7 @@ from asyncbackup.errors import (
     CatalogError,
     Interrupted,
     ObjectMissingError,
+    SectionBusyError,
     SourceGuardError,
 )
 from asyncbackup.excludes import compile_excludes
@@ -33,7 +34,7 @@ from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.hidden import HiddenNames
-from asyncbackup.format.keys import snapshot_key
+from asyncbackup.format.keys import run_mark_key, snapshot_key
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
 from asyncbackup.limits import LimitSampler
@@ -44,7 +45,9 @@ from asyncbackup.pipeline.tally import Tally
 from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
+from asyncbackup.repository.marks import announce_run, known_prunes, look_again, withdraw
 from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.snapshots import newest_revision
 from asyncbackup.repository.vouching import note_written
 from asyncbackup.text import local_path
 
@@ -148,17 +151,21 @@ class _Run:
             expected_repository=catalog.identity.repository,
             on_retry=self._on_retry,
         ) as repository:
-            await _check_last_snapshot(repository, catalog)
             started_ns = time.time_ns()
             last = await catalog.runs.last()
-            run = new_run_id(started_ns, after=last.run if last else None)
-            resumable: dict[bytes, ResumableUpload] = {}
-            if await catalog.runs.ended_unclean() or await catalog.uploads.all():
-                resumable = await take_up_uploads(repository, catalog)
+            known = await known_prunes(catalog)
+            # Later than the prunes too: what they packed anew is of a run with their id.
+            earlier = {RunId(prune) for prune in known} | ({last.run} if last else set())
+            run = new_run_id(started_ns, after=max(earlier, default=None))
+            ended_unclean = await catalog.runs.ended_unclean()
             await catalog.runs.begin(run, started_ns=started_ns)
+            await self._announce(repository, run, known, started_ns)
+            resumable: dict[bytes, ResumableUpload] = {}
+            if ended_unclean or await catalog.uploads.all():
+                resumable = await take_up_uploads(repository, catalog)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
-            contents = await self._contents()
+            contents = await self._contents(ended_unclean=ended_unclean)
             recorder = Recorder(catalog.entries, self._counters, contents=contents, run=run)
             async with open_transfer(
                 await self._transfer_settings(repository, run, resumable),
@@ -179,6 +186,7 @@ class _Run:
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
             await abort_unused(repository, catalog)
+            await look_again(repository, known=known, started_ns=started_ns, now_ns=time.time_ns())
             written = await write_manifest(
                 repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
             )
@@ -197,6 +205,29 @@ class _Run:
             await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=True, summary=kept)
             await catalog.write_meta(DESCRIPTOR, repository.descriptor_bytes)
             return summary
+
+    async def _announce(
+        self, repository: Repository, run: RunId, known: frozenset[str], started_ns: int
+    ) -> None:
+        """Say that the run begins, and make sure that what the catalog relies on is still there."""
+        catalog = self._catalog
+        try:
+            await announce_run(
+                repository,
+                run,
+                known=known,
+                started_ns=started_ns,
+                hide_host=self._section.encryption.hide_names,
+            )
+            try:
+                await _check_last_snapshot(repository, catalog)
+            except CatalogError:
+                await withdraw(repository, run_mark_key(repository.section, run))
+                raise
+        except (CatalogError, SectionBusyError):
+            # Nothing was begun, so nothing has to be looked for.
+            await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)
+            raise
 
     async def rehearse(self) -> RunSummary:
         """The dry run: walk and compare, send nothing, keep nothing."""
@@ -279,14 +310,17 @@ class _Run:
         # An eighth: one pack that is open and those on their way leave room for what is read meanwhile.
         return min(PACK_BYTES, self._settings.memory_limit_bytes // 8)
 
-    async def _contents(self) -> ContentTable | None:
-        """Where contents are found by their digest; ``None`` in a mirror, which never asks."""
+    async def _contents(self, *, ended_unclean: bool) -> ContentTable | None:
+        """Where contents are found by their digest; ``None`` in a mirror, which never asks.
+
+        A run that died had noted entries whose contents it had not noted yet.
+        """
         kept = await self._catalog.read_meta(CONTENTS_KEPT) == KEPT
         if not self._section.packed:
             if kept:
                 await self._catalog.write_meta(CONTENTS_KEPT, b"")
             return None
-        if not kept:
+        if not kept or ended_unclean:
             await self._catalog.contents.take_over_entries()
             await self._catalog.write_meta(CONTENTS_KEPT, KEPT)
         return self._catalog.contents
@@ -413,13 +447,19 @@ async def _guard_against_empty(section: SectionSettings, catalog: Catalog) -> No
 
 
 async def _check_last_snapshot(repository: Repository, catalog: Catalog) -> None:
-    """The only request of a run that is no upload: is what the catalog relies on still there?"""
+    """Is the manifest of the last snapshot still there, in whichever revision?
+
+    That the snapshot was forgotten does not matter: every prune is known by
+    now, and what the catalog refers to outlives those of this machine.
+    """
     last = await catalog.runs.last_snapshot()
     if last is None:
         return
     try:
         await repository.store.head(snapshot_key(repository.section, last))
     except ObjectMissingError as error:
+        if await newest_revision(repository, last):
+            return
         raise CatalogError(
             f"the database relies on snapshot {last}, which the destination has not: it is older than a "
             "deletion there. Move the database away and rebuild it with 'asyncbackup syncdb_remote'"

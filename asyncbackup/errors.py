@@ -51,8 +51,12 @@ class CatalogMissingError(CatalogError):
     """There is no database yet; the message names ``initdb`` and ``syncdb_remote``."""
 
 
+class CatalogBehindError(CatalogError):
+    """A prune elsewhere deleted what the database may rely on; the message names ``syncdb_remote``."""
+
+
 class SectionBusyError(AsyncBackupError):
-    """Another process holds the section's database (exit code 5)."""
+    """Another process holds the section: its database, or a run or prune elsewhere (exit code 5)."""
 
 
 class FormatError(AsyncBackupError):

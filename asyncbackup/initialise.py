@@ -10,6 +10,7 @@ import msgspec
 from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
 from asyncbackup.errors import CatalogError, CatalogMissingError
 from asyncbackup.repository.create import create_repository
+from asyncbackup.repository.marks import KNOWN_PRUNES, account_for_prunes, encode_known
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.snapshots import list_snapshots
 
@@ -56,6 +57,8 @@ async def create_database(
         settings, section, cached_descriptor=made.descriptor, on_retry=on_retry
     ) as repository:
         snapshots = len(await list_snapshots(repository))
+        # An empty database relies on nothing, so it accounts for all prunes that are over.
+        prunes = await account_for_prunes(repository, None)
     if snapshots and only_without_snapshots:
         raise CatalogMissingError(
             f"{section.destination} holds {snapshots} snapshots of section {section.name!r}, but their "
@@ -65,6 +68,7 @@ async def create_database(
     identity = CatalogIdentity(section.name, section.destination, made.repository_id)
     async with Catalog.create(database, identity) as catalog:
         await catalog.write_meta("descriptor", made.descriptor)
+        await catalog.write_meta(KNOWN_PRUNES, encode_known(prunes))
     return CreatedDatabase(
         database=database,
         repository=made.repository_id,

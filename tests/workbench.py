@@ -130,6 +130,7 @@ region = "us-east-1"
 [sections.home]
 path = "{self.tree}"
 destination = "{self.section.destination}"
+compression = "{f"zstd:{self.section.zstd_level}" if self.section.zstd_level else "none"}"
 [sections.home.encryption]
 enabled = {str(encryption.enabled).lower()}
 """

@@ -21,7 +21,7 @@ CommandFunction = TypeVar("CommandFunction", bound="Callable[..., Any]")
 GLOBAL = "Global options"
 
 # Of the contract, but not of this version.
-_LATER = frozenset({"forget", "prune", "plan", "bench", "doctor"})
+_LATER = frozenset({"plan", "bench", "doctor"})
 
 
 class GroupedOption(click.Option):

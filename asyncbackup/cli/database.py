@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -14,16 +15,23 @@ from asyncbackup.cli.runner import run_async
 from asyncbackup.cli.sections import each_section
 from asyncbackup.cli.session import select
 from asyncbackup.cli.summary import FAILURES_SHOWN, request_text, row
+from asyncbackup.errors import CatalogBehindError
 from asyncbackup.format.escape import escape_path
 from asyncbackup.text import local_path, terminal_path, terminal_text
 from asyncbackup.units import format_count, format_duration, format_size, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from asyncbackup.cli.output import Output
     from asyncbackup.cli.session import Session
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.rebuild.summary import RebuildSummary, Unrecovered
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @click.command(
@@ -159,6 +167,29 @@ async def _rebuild(
     output.event("summary", rebuild_fields(summary))
     output.result(*rebuild_lines(summary, verbose=session.verbose))
     return ExitCode.INCOMPLETE if summary.unrecovered_objects else ExitCode.OK
+
+
+async def with_current_database(
+    output: Output,
+    settings: Settings,
+    section: SectionSettings,
+    act: Callable[[], Awaitable[T]],
+    *,
+    stop: StopRequest,
+) -> T:
+    """What ``act`` gives. If a prune on another machine outdated the database, it is rebuilt first."""
+    from asyncbackup.rebuild.section import rebuild_section
+    from asyncbackup.rebuild.summary import RebuildCounters
+
+    try:
+        return await act()
+    except CatalogBehindError as error:
+        output.note(f"{section.name}: a prune on another machine came between; rebuilding the database first")
+        log.info("%s", error)
+    counters = RebuildCounters()
+    with show_progress(output, section.name, lambda: rebuild_figures(counters)):
+        await rebuild_section(settings, section, counters=counters, stop=stop)
+    return await act()
 
 
 def unrecovered_fields(section: str, found: Unrecovered) -> dict[str, object]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.cli.output import Output
     from asyncbackup.model import RunCounters
+    from asyncbackup.prune.summary import PruneCounters
     from asyncbackup.rebuild.summary import RebuildCounters
     from asyncbackup.restore.summary import RestoreCounters
     from asyncbackup.verify.summary import VerifyCounters
@@ -136,6 +137,27 @@ def rebuild_figures(counters: RebuildCounters) -> Figures:
             failed_word="not whole",
         )
     return Figures(verb="reading", unit="entries", files_done=counters.entries, bytes_done=0)
+
+
+def prune_figures(counters: PruneCounters) -> Figures:
+    """The figures of a prune: manifests, then what is listed, then what is deleted."""
+    if counters.objects_total:
+        return Figures(
+            verb="deleting",
+            unit="objects",
+            files_done=counters.objects_deleted,
+            files_total=counters.objects_total,
+            bytes_done=0,
+        )
+    if counters.objects_listed:
+        return Figures(verb="listing", unit="objects", files_done=counters.objects_listed, bytes_done=0)
+    return Figures(
+        verb="reading",
+        unit="manifests",
+        files_done=counters.manifests_read,
+        files_total=counters.manifests_total,
+        bytes_done=0,
+    )
 
 
 class Pace:

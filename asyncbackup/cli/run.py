@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from asyncbackup.cli.commands import Command, GroupedOption, global_options, section_options
-from asyncbackup.cli.database import ensure_database
+from asyncbackup.cli.database import ensure_database, with_current_database
 from asyncbackup.cli.exit_codes import ExitCode
 from asyncbackup.cli.progress import run_figures, show_progress, shows_progress
 from asyncbackup.cli.runner import run_async
@@ -128,17 +128,21 @@ async def save_section(
 
     if selection.from_folder and not dry_run:
         await ensure_database(output, selection.settings, section)
-    counters = RunCounters()
-    with show_progress(output, section.name, lambda: run_figures(counters)):
-        summary = await run_section(
-            selection.settings,
-            section,
-            dry_run=dry_run,
-            checksum=checksum,
-            scan_ahead=shows_progress(output),
-            counters=counters,
-            stop=stop,
-        )
+
+    async def save() -> RunSummary:
+        counters = RunCounters()
+        with show_progress(output, section.name, lambda: run_figures(counters)):
+            return await run_section(
+                selection.settings,
+                section,
+                dry_run=dry_run,
+                checksum=checksum,
+                scan_ahead=shows_progress(output),
+                counters=counters,
+                stop=stop,
+            )
+
+    summary = await with_current_database(output, selection.settings, section, save, stop=stop)
     show_run(output, summary, verbose=session.verbose)
     return ExitCode.INCOMPLETE if summary.files_failed or summary.failures else ExitCode.OK
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from asyncbackup.errors import FormatError
-from asyncbackup.format.escape import unescape
+from asyncbackup.format.escape import escape_path, unescape
 from asyncbackup.format.frame_reader import FrameEnd, FrameReader
 from asyncbackup.format.keys import check_path
 from asyncbackup.format.manifest_entries import entry_fits, entry_of_line
@@ -25,6 +25,10 @@ from asyncbackup.model import ZSTD, Entry, Extent, Kind, Pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+MAX_NAME_BYTES = 4096
+"""A longer name of something lost is cut: it may be one of many."""
+MAX_REASON_CHARACTERS = 1000
 
 _BATCH_ITEMS = 1024
 
@@ -55,6 +59,15 @@ class PackLoss(msgspec.Struct, frozen=True, gc=False):
 
 
 PackItem: TypeAlias = PackMember | PackLoss
+
+
+def loss_of(name: bytes, reason: str) -> PackLoss:
+    """The loss of one member, in a bounded number of bytes."""
+    reason = reason[:MAX_REASON_CHARACTERS]
+    if len(name) <= MAX_NAME_BYTES:
+        return PackLoss(name, reason)
+    begin = escape_path(name[:100])
+    return PackLoss(None, f"a member with a name of {len(name)} bytes, {begin!r} and so on: {reason}")
 
 
 class PackReader:
@@ -99,7 +112,7 @@ class PackReader:
             return []
         self.broken = True
         cut = PackLoss(None, "the pack ends early; whatever stood in the rest of it is lost")
-        return [cut] if name is None else [PackLoss(name, "the pack ends within it"), cut]
+        return [cut] if name is None else [loss_of(name, "the pack ends within it"), cut]
 
     def _items(self, data: bytes) -> Iterator[PackItem]:
         if self.broken:
@@ -141,7 +154,7 @@ class PackReader:
                 broken = "a member does not end with its frame"
             if broken:
                 if tar.under_way is not None:
-                    yield PackLoss(tar.under_way, broken)
+                    yield loss_of(tar.under_way, broken)
                 at = f"in the zstd frame at byte {end.offset}"
                 yield PackLoss(None, f"{at} {broken}; whatever stood in the rest of the frame is lost")
         self._ended = self._ended or tar.ended
@@ -157,17 +170,17 @@ class PackReader:
         """Members of a frame that cannot be read again, by name."""
         for item in items:
             if isinstance(item, TarMember):
-                yield PackLoss(item.member.entry.path, reason)
+                yield loss_of(item.member.entry.path, reason)
             elif isinstance(item, Refused):
-                yield PackLoss(item.name, item.reason)
+                yield loss_of(item.name, item.reason)
         if self._tar.under_way is not None:
-            yield PackLoss(self._tar.under_way, reason)
+            yield loss_of(self._tar.under_way, reason)
 
     def _found(self, item: TarItem, frame: FrameEnd | None) -> Iterator[PackItem]:
         if isinstance(item, Comment):
             yield from self._references(item.text)
         elif isinstance(item, Refused):
-            yield PackLoss(item.name, item.reason)
+            yield loss_of(item.name, item.reason)
         else:
             entry = item.member.entry
             # One that stands there for readers that want a member behind a comment.
@@ -204,7 +217,8 @@ class PackReader:
             try:
                 yield PackMember(self._reference(line), self._pack.run, reference=True)
             except (FormatError, msgspec.DecodeError, ValueError, RecursionError) as error:
-                yield PackLoss(None, f"a reference cannot be read: {error}")
+                reason = str(error)[:MAX_REASON_CHARACTERS]
+                yield PackLoss(None, f"a reference cannot be read: {reason}")
 
     def _reference(self, text: bytes) -> Entry:
         line = _line_decoder.decode(text)

@@ -8,6 +8,7 @@ batches. Bytes are taken from the budget before they are read.
 from __future__ import annotations
 
 import asyncio
+import logging
 import stat
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from asyncbackup.model import ZSTD, Action, Change, Entry, Extent, Failure, Kind
 from asyncbackup.pipeline.attributes import source_entry
 from asyncbackup.pipeline.compression import BLOCK_BYTES, SAMPLE_BYTES, sample_pays
 from asyncbackup.pipeline.large_reader import LargeFile, open_large
-from asyncbackup.pipeline.parts import LargestParts, PartPlan, plan_like, plan_parts
+from asyncbackup.pipeline.parts import MIB, LargestParts, PartPlan, plan_like, plan_parts
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
     LargeUpload,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.results import Outcome, Unchanged
     from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.resume import ResumableUpload
+
+log = logging.getLogger(__name__)
 
 READ_ATTEMPTS = 3
 KEPT_CHANGING = "it kept changing while it was read"
@@ -86,6 +89,11 @@ class Reader:
         self._batch_bytes = max(1, batch_bytes)
         self._parts = LargestParts.of(settings, budget.limit_bytes)
         self._whole_bytes = min(settings.part_size_bytes, self._parts.readable)
+        if settings.zstd_level and not self._parts.compressible:
+            log.info(
+                "memory_limit has no room to compress files over %d MiB: they are stored as they are",
+                self._whole_bytes // MIB,
+            )
         self._compressing = asyncio.Semaphore(1)
         """Held while a file is read to be compressed: what waits for its part to be full holds bytes."""
 
@@ -243,13 +251,13 @@ class Reader:
                 if self._stop.requested:
                     return None
                 async with open_large(self._settings.root, change.entry, self._gate) as file:
-                    shrunk = file.entry.size <= self._whole_bytes
-                    if shrunk:
-                        seen = source_entry(change.entry, file.status)
-                    elif await self._send_parts(change, file, resumable, to.payloads):
+                    seen = msgspec.structs.replace(change, entry=source_entry(change.entry, file.status))
+                    # As it was sorted: a file that is large by the header that it might get stays so.
+                    shrunk = self._cost(seen) <= self._whole_bytes
+                    if not shrunk and await self._send_parts(change, file, resumable, to.payloads):
                         return None
                 if shrunk:
-                    return msgspec.structs.replace(change, entry=seen), attempts - attempt - 1
+                    return seen, attempts - attempt - 1
             except SourceError as error:
                 reason = error.reason
             resumable = None  # what was sent before belongs to another version of the file

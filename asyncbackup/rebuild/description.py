@@ -12,6 +12,7 @@ from asyncbackup.errors import FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import HEADER_SIZE, MAGIC, UNKNOWN_SIZE, read_header, sealed_size
 from asyncbackup.format.hidden import HIDDEN
 from asyncbackup.format.keys import LONG, LONG_PATH_SUFFIX, run_prefix
+from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import describe_object
 from asyncbackup.model import Entry, Extent, Kind
 from asyncbackup.rebuild.hidden import describe_hidden, read_hidden_head
@@ -170,5 +171,7 @@ def _content_digest(info: ObjectInfo) -> bytes:
 def _check_numbers(entry: Entry) -> None:
     if entry.uid > _MAX_ID or entry.gid > _MAX_ID or entry.nlink > _MAX_COUNT or entry.size > _MAX_COUNT:
         raise FormatError("its metadata has a number that no file system has")
+    if not entry_fits(entry):
+        raise FormatError("its path and extended attributes are more than a snapshot has room for")
     if entry.kind is Kind.SYMLINK and not entry.target:
         raise FormatError("it is a symlink and does not say to where")

@@ -61,7 +61,9 @@ async def _content_of(repository: Repository, found: FoundObjects, stand_in: Sta
             raise FormatError(f"the object of its first name {first!r} is gone")
         known = await found.get(first)
         member = await found.members.get(first, version.run)
-        if member is not None and not member.first and not member.reference:
+        if member is not None:
+            if member.first or member.reference:
+                raise FormatError(f"the content of its first name {first!r} is gone")
             known = member.entry
         elif (
             known is None

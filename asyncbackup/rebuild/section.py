@@ -30,6 +30,12 @@ from asyncbackup.rebuild.summary import (
     Unrecovered,
 )
 from asyncbackup.repository.manifests import ManifestUpload, read_manifest
+from asyncbackup.repository.marks import (
+    KNOWN_PRUNES,
+    account_for_prunes,
+    announce_run,
+    encode_known,
+)
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import SnapshotInfo, list_snapshots
 from asyncbackup.repository.vouching import carried_over, rebuilt_meta
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
 
 FAILURES_IN_MANIFEST = 10_000
 """What a reader of manifests keeps of them."""
+TOLD_BYTES = 8 * 1024 * 1024
+"""What of names and reasons is kept in memory for summary and manifest; all are told one by one."""
 DESCRIPTOR = "descriptor"
 """The catalog's copy of the descriptor."""
 IDENTITY = "identity"
@@ -109,13 +117,16 @@ class _Rebuild:
         self._on_unrecovered = on_unrecovered
         self._unrecovered: list[Unrecovered] = []
         self._failures: list[Failure] = []
+        self._told_bytes = 0
         self._notes: list[str] = []
         self._tally = Tally()
+        self._prunes: frozenset[str] = frozenset()
         self._began = time.monotonic()
 
     async def run(
         self, repository: Repository, existing: Catalog | None, *, from_objects: bool
     ) -> RebuildSummary:
+        self._prunes = await account_for_prunes(repository, existing)
         meta = await self._read_meta(repository)
         snapshots = await list_snapshots(repository)
         source = "manifests"
@@ -156,7 +167,11 @@ class _Rebuild:
         """What the catalog keeps beside its tables. Asked for before anything else is read, so that what
         it says of the destination (which prunes there were) is never newer than the tables."""
         identity = CatalogIdentity(self._section.name, self._section.destination, repository.repository_id)
-        return {DESCRIPTOR: repository.descriptor_bytes, IDENTITY: msgspec.json.encode(identity)}
+        return {
+            DESCRIPTOR: repository.descriptor_bytes,
+            IDENTITY: msgspec.json.encode(identity),
+            KNOWN_PRUNES: encode_known(self._prunes),
+        }
 
     async def _has_objects(self, repository: Repository) -> bool:
         pages = repository.store.list(data_prefix(repository.section))
@@ -252,7 +267,7 @@ class _Rebuild:
             go_on=self._go_on,
             on_unrecovered=self._tell,
         )
-        newest = max([await found.newest_run(), *(snapshot.id for snapshot in snapshots)])
+        newest = max([await found.newest_run(), *(snapshot.id for snapshot in snapshots), *self._prunes])
         if not newest:
             raise CatalogError(
                 f"{self._section.destination} holds no object of section {self._section.name!r}; begin with "
@@ -260,6 +275,14 @@ class _Rebuild:
             )
         started_ns = time.time_ns()
         run = new_run_id(started_ns, after=RunId(newest))
+        # A prune that began since the objects were listed may have taken some of them.
+        await announce_run(
+            repository,
+            run,
+            known=self._prunes,
+            started_ns=started_ns,
+            hide_host=self._section.encryption.hide_names,
+        )
         header = ManifestHeader(
             snapshot=run,
             section=repository.section,
@@ -304,10 +327,14 @@ class _Rebuild:
             await new.add_meta(meta)
 
     def _tell(self, unrecovered: Unrecovered) -> None:
-        if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
-            self._unrecovered.append(unrecovered)
-        if unrecovered.lost and unrecovered.path is not None and len(self._failures) < FAILURES_IN_MANIFEST:
-            self._failures.append(Failure(path=unrecovered.path, reason=unrecovered.reason))
+        path = unrecovered.path
+        self._told_bytes += len(path or b"") + len(unrecovered.reason)
+        # Names may be long, and whoever can write the bucket can make many.
+        if self._told_bytes <= TOLD_BYTES:
+            if len(self._unrecovered) < UNRECOVERED_IN_SUMMARY:
+                self._unrecovered.append(unrecovered)
+            if unrecovered.lost and path is not None and len(self._failures) < FAILURES_IN_MANIFEST:
+                self._failures.append(Failure(path=path, reason=unrecovered.reason))
         if self._on_unrecovered is not None:
             self._on_unrecovered(unrecovered)
 

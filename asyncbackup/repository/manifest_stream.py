@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import MAGIC, Opener
-from asyncbackup.format.keys import revision_of_snapshot_key, snapshot_key, snapshots_prefix
+from asyncbackup.format.keys import snapshot_key
 from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer, TreeItem
 from asyncbackup.model import Pack
+from asyncbackup.repository.snapshots import newest_revision
 from asyncbackup.repository.vouched import vouched_digest
 from asyncbackup.store.checksums import single_checksum
 
@@ -120,12 +121,7 @@ class ManifestStream:
     async def _find_revision(self) -> bool:
         """Turn to the newest revision of a manifest whose first one is gone; whether there is any."""
         repository = self._repository
-        newest = 0
-        async for page in repository.store.list(f"{snapshots_prefix(repository.section)}{self._run}."):
-            for info in page:
-                found = revision_of_snapshot_key(repository.section, info.key)
-                if found is not None and found[0] == self._run:
-                    newest = max(newest, found[1])
+        newest = await newest_revision(repository, self._run)
         if not newest:
             return False
         self._revision = newest

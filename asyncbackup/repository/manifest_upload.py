@@ -53,7 +53,7 @@ class ManifestUpload:
         part_bytes: int = PART_BYTES,
         sealed: bool | None = None,
     ) -> None:
-        self.key = snapshot_key(repository.section, header.snapshot)
+        self.key = snapshot_key(repository.section, header.snapshot, header.revision)
         self._repository = repository
         self._store = repository.store
         self._writer = ManifestWriter(header)

@@ -48,15 +48,21 @@ async def list_snapshots(repository: Repository) -> list[SnapshotInfo]:
 
 async def list_manifests(repository: Repository) -> list[SnapshotInfo]:
     """The newest revision of every manifest, those of forgotten snapshots too, oldest snapshot first."""
-    found: dict[RunId, SnapshotInfo] = {}
+    found = {manifest.id: manifest for manifest in await list_manifest_revisions(repository)}
+    return list(found.values())
+
+
+async def list_manifest_revisions(repository: Repository) -> list[SnapshotInfo]:
+    """Every manifest in every revision that is there, by snapshot and then by revision."""
+    found: list[SnapshotInfo] = []
     async for page in repository.store.list(snapshots_prefix(repository.section)):
         for info in page:
             named = revision_of_snapshot_key(repository.section, info.key)
             if named is None:
                 continue
             run, revision = named
-            if run not in found or found[run].revision < revision:
-                found[run] = SnapshotInfo(
+            found.append(
+                SnapshotInfo(
                     id=run,
                     key=info.key,
                     size=info.size,
@@ -64,7 +70,19 @@ async def list_manifests(repository: Repository) -> list[SnapshotInfo]:
                     modified_ns=info.modified_ns,
                     revision=revision,
                 )
-    return [found[run] for run in sorted(found)]
+            )
+    return sorted(found, key=lambda info: (info.id, info.revision))
+
+
+async def newest_revision(repository: Repository, run: str) -> int:
+    """The newest revision of one manifest that a prune wrote anew; 0 where there is none."""
+    newest = 0
+    async for page in repository.store.list(f"{snapshots_prefix(repository.section)}{run}."):
+        for info in page:
+            found = revision_of_snapshot_key(repository.section, info.key)
+            if found is not None and found[0] == run:
+                newest = max(newest, found[1])
+    return newest
 
 
 async def list_forgotten(repository: Repository) -> frozenset[RunId]:

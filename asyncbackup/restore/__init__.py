@@ -3,6 +3,7 @@
     manifest ──filter──▶ selection (SQLite) ──▶ folders, symlinks, empty files   (threads)
                               │
                               ├──▶ downloads ──▶ verified, placed by rename       (workers, threads)
+                              ├──▶ spans of packs, many files each ──▶ the same   (workers, threads)
                               ├──▶ hard links                                     (threads)
                               └──▶ metadata of folders, deepest first             (threads)
 
@@ -17,7 +18,8 @@
   whole section is restored into it; existing files under ``changed`` are left as
   they are, metadata included.
 * Memory holds at most ``memory_limit`` of file bytes, and pages of rows. Each
-  thread that decrypts a small file holds its plaintext (1 MiB) beside.
+  thread that decrypts or expands a small object holds its content (1 MiB)
+  beside; what a span of a pack expands to at a time is within the limit.
 * Restored files are not synced one by one: they exist twice, after all. A
   restore that goes on after the machine was started again reads what it had
   restored before instead of trusting size and time.

@@ -167,7 +167,7 @@ class Builder:
             temporary.abandon()
             raise
         if not row.entry.sha256:
-            applied.notes[Note.UNCHECKED] += 1
+            applied.note(Note.UNCHECKED)
         return done(row, applied, bytes_written=row.entry.size)
 
     def content_in_place(self, row: SelectedEntry) -> bool:

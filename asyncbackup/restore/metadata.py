@@ -16,7 +16,6 @@ import errno
 import os
 import stat
 import sys
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -83,7 +82,11 @@ class Applied:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self.notes: Counter[str] = Counter()
+        self.notes: dict[str, int] = {}
+
+    def note(self, name: str) -> None:
+        """Count something that was left out on purpose."""
+        self.notes[name] = self.notes.get(name, 0) + 1
 
 
 def apply_to_descriptor(descriptor: int, entry: Entry, privileges: Privileges) -> Applied:
@@ -152,14 +155,14 @@ def _apply_owner(descriptor: int, entry: Entry, privileges: Privileges, applied:
         own_gid = _attempt(applied, "group", os.fchown, descriptor, -1, entry.gid)
     own_uid = status.st_uid == entry.uid
     if not (own_uid and own_gid):
-        applied.notes[Note.OWNER] += 1
+        applied.note(Note.OWNER)
     allowed = mode
     if not own_uid:
         allowed &= ~stat.S_ISUID
     if not (own_gid and entry.gid in privileges.groups):
         allowed &= ~stat.S_ISGID
     if allowed != mode:
-        applied.notes[Note.SET_ID] += 1
+        applied.note(Note.SET_ID)
     return allowed
 
 
@@ -170,7 +173,7 @@ def _apply_symlink_owner(
     if not privileges.root:
         status = os.stat(name, dir_fd=folder, follow_symlinks=follow)
         if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-            applied.notes[Note.OWNER] += 1
+            applied.note(Note.OWNER)
         return
     if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
         applied.problems.append(f"owner {entry.uid}:{entry.gid} is no owner")
@@ -184,26 +187,29 @@ def _apply_symlink_owner(
 def _apply_symlink_xattrs(itself: str, entry: Entry, privileges: Privileges, applied: Applied) -> None:
     for name, value in entry.xattrs:
         if name.startswith(PRIVILEGED_PREFIXES) and not privileges.privileged:
-            applied.notes[Note.PRIVILEGED] += 1
+            applied.note(Note.PRIVILEGED)
             continue
         _attempt(applied, f"attribute {escape_name(name)}", os.setxattr, itself, name, value)
 
 
 def _apply_xattrs(descriptor: int, entry: Entry, privileges: Privileges, applied: Applied) -> None:
-    wanted = dict(entry.xattrs)
     try:
-        present = [os.fsencode(name) for name in os.listxattr(descriptor)]
+        names = os.listxattr(descriptor)
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             applied.problems.append(f"attributes: {error.strerror}")
-        present = []
+        names = []
+    if not names and not entry.xattrs:
+        return
+    wanted = dict(entry.xattrs)
+    present = [os.fsencode(name) for name in names]
     for name in present:
         # A new file inherits its folder's default ACL; an existing folder may have anything.
         if name not in wanted and name.startswith(_OWN_PREFIXES):
             _attempt(applied, f"attribute {escape_name(name)}", _remove_xattr, descriptor, name)
     for name, value in wanted.items():
         if name.startswith(PRIVILEGED_PREFIXES) and not privileges.privileged:
-            applied.notes[Note.PRIVILEGED] += 1
+            applied.note(Note.PRIVILEGED)
             continue
         _attempt(applied, f"attribute {escape_name(name)}", os.setxattr, descriptor, name, value)
 
@@ -223,7 +229,7 @@ def _apply_times(descriptor: int, entry: Entry, applied: Applied) -> None:
     if kept_ns == entry.mtime_ns:
         return
     if abs(kept_ns - entry.mtime_ns) < CLOCK_NS:
-        applied.notes[Note.CLOCK] += 1
+        applied.note(Note.CLOCK)
     else:
         applied.problems.append("time: the target's file system has no such date")
 

@@ -54,14 +54,14 @@ def done(row: SelectedEntry, applied: Applied, *, bytes_written: int = 0, linked
             state=State.FAILED,
             reason=reason,
             bytes_written=bytes_written,
-            notes=dict(applied.notes),
+            notes=applied.notes,
         )
     return Outcome(
         row=row,
         state=State.DONE,
         bytes_written=bytes_written,
         linked=linked,
-        notes=dict(applied.notes),
+        notes=applied.notes,
     )
 
 

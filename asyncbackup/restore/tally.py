@@ -76,7 +76,8 @@ class Tally:
         counters.bytes_restored += outcome.bytes_written
         if kind is Kind.FILE and outcome.row.role is not Role.LINK:
             counters.bytes_done += outcome.row.entry.size
-        self._notes.update(outcome.notes)
+        if outcome.notes:
+            self._notes.update(outcome.notes)
         if outcome.state is State.FAILED:
             self._fail(outcome)
         elif outcome.resumed:

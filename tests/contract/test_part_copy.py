@@ -11,7 +11,7 @@ from asyncbackup.errors import ObjectMissingError, StoreError, UnsupportedError
 from asyncbackup.store.base import UploadId
 from asyncbackup.store.checksums import composite_checksum
 from asyncbackup.store.open import open_store
-from tests.contract.backends import QUICK, digest, pattern, s3_backend
+from tests.contract.backends import BACKENDS, LACKS, QUICK, digest, pattern, s3_backend
 from tests.servers.proxy import FaultProxy, answering, applied_but_answering, error_body, reset
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PART = 5 * 1024 * 1024
 FIRST, SECOND, LAST = pattern(PART, 1), pattern(PART, 2), pattern(1234, 3)
+COPYING = [name for name in BACKENDS if LACKS[name].get("copies_parts", True)]
+NOT_COPYING = [name for name in BACKENDS if name not in COPYING]
+CHECKING_RANGES = [name for name in COPYING if LACKS[name].get("checks_copied_ranges", True)]
 SOURCE = "home/data/earlier run/ü%25 a+b"
 
 
@@ -32,9 +35,8 @@ async def _with_source(store: Store) -> None:
     await store.put(SOURCE, whole, sha256=digest(whole))
 
 
+@pytest.mark.parametrize("backend", COPYING, indirect=True)
 async def test_copied_and_sent_parts_become_the_object(store: Store, backend: Backend) -> None:
-    if not backend.copies_parts:
-        pytest.skip("see the test of stores that cannot")
     await _with_source(store)
     upload = await store.create_upload("new", metadata={"mode": "100600"})
     last = await store.copy_part(SOURCE, "new", upload, 3, offset=2 * PART, length=len(LAST))
@@ -62,9 +64,8 @@ async def test_copied_and_sent_parts_become_the_object(store: Store, backend: Ba
     assert store.capabilities.part_copy
 
 
-async def test_a_store_that_cannot_says_so_and_spoils_nothing(store: Store, backend: Backend) -> None:
-    if backend.copies_parts:
-        pytest.skip("see the test of stores that can")
+@pytest.mark.parametrize("backend", NOT_COPYING, indirect=True)
+async def test_a_store_that_cannot_says_so_and_spoils_nothing(store: Store) -> None:
     await _with_source(store)
     upload = await store.create_upload("new", metadata={})
     first = await store.upload_part("new", upload, 1, FIRST, sha256=digest(FIRST))
@@ -79,9 +80,8 @@ async def test_a_store_that_cannot_says_so_and_spoils_nothing(store: Store, back
     assert not store.capabilities.part_copy
 
 
-async def test_a_missing_source(store: Store, backend: Backend) -> None:
-    if not backend.copies_parts:
-        pytest.skip("it cannot copy parts")
+@pytest.mark.parametrize("backend", COPYING, indirect=True)
+async def test_a_missing_source(store: Store) -> None:
     await _with_source(store)
     upload = await store.create_upload("new", metadata={})
     with pytest.raises(ObjectMissingError):
@@ -94,18 +94,16 @@ async def test_a_missing_source(store: Store, backend: Backend) -> None:
     assert await store.get("new", limit=PART) == FIRST
 
 
+@pytest.mark.parametrize("backend", COPYING, indirect=True)
 async def test_an_unknown_upload(store: Store, backend: Backend) -> None:
-    if not backend.copies_parts:
-        pytest.skip("it cannot copy parts")
     await _with_source(store)
     with pytest.raises(ObjectMissingError if backend.knows_its_uploads else StoreError):
         await store.copy_part(SOURCE, "new", UploadId("0" * 32), 1, offset=0, length=PART)
     assert [page async for page in store.list_uploads("") if page] == []
 
 
-async def test_a_range_beyond_the_source(store: Store, backend: Backend) -> None:
-    if not (backend.copies_parts and backend.checks_copied_ranges):
-        pytest.skip("it cannot copy parts, or copies what there is")
+@pytest.mark.parametrize("backend", CHECKING_RANGES, indirect=True)
+async def test_a_range_beyond_the_source(store: Store) -> None:
     await _with_source(store)
     upload = await store.create_upload("new", metadata={})
     with pytest.raises(StoreError):

@@ -55,7 +55,7 @@ async def test_killed_at_a_request(
     assert unfinished_uploads(rclone_s3, bench) == []
     third = await bench.run()
     assert third.files_unchanged == third.files_scanned
-    assert set(third.requests) <= {"HeadObject", "PutObject"}
+    assert set(third.requests) <= {"HeadObject", "PutObject", "ListObjectsV2"}
 
 
 async def test_what_was_uploaded_is_not_uploaded_again(
@@ -107,6 +107,30 @@ async def test_parts_that_were_copied_are_not_copied_again(tmp_path: Path, seawe
     assert summary.requests["UploadPartCopy"] == 1 + 10
     assert (summary.requests["UploadPart"], summary.bytes_uploaded) == (1, 1)
     assert (await bench.restored() / "disk.img").read_bytes() == path.read_bytes()
+    assert unfinished_uploads(seaweed_s3, bench) == []
+
+
+async def test_a_compressed_upload_is_begun_again(tmp_path: Path, seaweed_s3: S3Endpoint) -> None:
+    bench = Workbench(tmp_path, f"s3://{seaweed_s3.fresh_bucket()}/prefix", s3=seaweed_s3.settings())
+    bench.configure(zstd_level=1)
+    await bench.initialise()
+    noise = pattern(10_000_000)
+    words = b"".join(
+        b"%08d words and words " % number + noise[number * 10 : number * 10 + 10]
+        for number in range(1_000_000)
+    )
+    path = bench.write("words", words)
+    await KilledRun(bench).at_part(seaweed_s3, 2)
+
+    summary = await bench.run()
+
+    assert summary.requests["CreateMultipartUpload"] == 1
+    extent = (await bench.entries())[b"words"].extent
+    assert extent is not None
+    assert extent.compression == "zstd"
+    assert extent.run == summary.snapshot
+    assert summary.bytes_uploaded == extent.length < len(words), "nothing of the first attempt is used"
+    assert (await bench.restored() / "words").read_bytes() == path.read_bytes()
     assert unfinished_uploads(seaweed_s3, bench) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import shutil
@@ -168,6 +169,22 @@ async def test_sealed_after_compression(sealed_bench: Workbench) -> None:
     await check(bench)
 
 
+async def test_hidden_names_of_what_is_compressed(sealed_bench: Workbench) -> None:
+    bench = sealed_bench
+    bench.configure(
+        zstd_level=1, encryption=msgspec.structs.replace(bench.section.encryption, hide_names=True)
+    )
+    bench.write("app.log", log_lines(22 * MIB, noise=80))
+    bench.write("small.log", log_lines(50_000))
+    await bench.run()
+    extent = (await bench.entries())[b"app.log"].extent
+    assert extent is not None
+    assert extent.compression == "zstd"
+    assert extent.length > extent.part_size, "several parts"
+    assert extent.skip, "the head stands before the content"
+    await check(bench)
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["mirror", "packed"])
 async def test_several_large_files_within_a_small_budget(zstd_bench: Workbench, packed: bool) -> None:
     """Nothing waits for itself: parts that are not full yet, an open pack, noise, and hardly any memory."""
@@ -190,12 +207,16 @@ async def test_several_large_files_within_a_small_budget(zstd_bench: Workbench, 
     await check(bench)
 
 
-async def test_a_budget_without_room_compresses_small_files_alone(zstd_bench: Workbench) -> None:
+async def test_a_budget_without_room_compresses_small_files_alone(
+    zstd_bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = zstd_bench
     bench.settings = msgspec.structs.replace(bench.settings, memory_limit_bytes=6 * MIB)
     bench.write("large", log_lines(11 * MIB))
     bench.write("small", log_lines(10_000))
-    await bench.run()
+    with caplog.at_level(logging.INFO, logger="asyncbackup"):
+        await bench.run()
+    assert "no room to compress files over 5 MiB" in caplog.text
     assert (await stored_of(bench, b"large"))[0].compression == ""
     assert (await stored_of(bench, b"small"))[0].compression == "zstd"
 

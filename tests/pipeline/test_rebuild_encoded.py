@@ -208,6 +208,7 @@ async def test_of_hidden_versions_the_newest_counts_and_names_share(tmp_path: Pa
         (b'{"mode":"100644","asyncbackup-path":"a","asyncbackup-size":"8"}', "its head says 8"),
         (b'{"mode":"100644","asyncbackup-path":"a","asyncbackup-size":"-1"}', "not a size"),
         (b'{"mode":"160644","asyncbackup-path":"a"}', "neither a file"),
+        (b'{"mode":"100644","asyncbackup-path":"%s"}' % (b"a" * 400_000), "has room for"),
     ],
 )
 async def test_a_head_that_cannot_be_is_named(tmp_path: Path, head: bytes, reason: str) -> None:

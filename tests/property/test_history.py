@@ -147,9 +147,10 @@ class History(RuleBasedStateMachine):
         with patch.object(engine, "write_manifest", die), pytest.raises(DeadError):
             asyncio.run(self.bench.run())
 
-    @rule()
-    def die_before_the_catalog_knows(self) -> None:
-        with patch.object(engine, "settle", die), pytest.raises(DeadError):
+    @rule(step=st.sampled_from(["settle", "note_written"]))
+    def die_after_the_manifest(self, step: str) -> None:
+        """Before the catalog knows of it, or right after."""
+        with patch.object(engine, step, die), pytest.raises(DeadError):
             asyncio.run(self.bench.run())
         (snapshot,) = set(asyncio.run(self.bench.snapshots())) - self.snapshots.keys()
         self.snapshots[snapshot] = picture(self.bench.tree)

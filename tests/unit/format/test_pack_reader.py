@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import tarfile
 import tracemalloc
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncbackup.format.frames import raw_frame
+from asyncbackup.format.keys import check_path
 from asyncbackup.format.pack_builder import PackBuilder
 from asyncbackup.format.pack_reader import PackItem, PackLoss, PackMember, PackReader
 from asyncbackup.format.tar import END, comment_header, extended_header, member_header, padding
@@ -198,6 +200,17 @@ def test_a_file_of_the_name_that_stands_for_no_entry_is_an_entry() -> None:
     builder.add(file(b"a"))
     builder.add(file(b".asyncbackup-references"))
     assert len(members(read(b"".join(builder.finish().body)))) == 3
+
+
+def _fuzzed(level: int) -> bytes:
+    builder = PackBuilder(zstd_level=level)
+    for entry, content in [*TREE[:-1], (LINK, b""), (LONG_LINK, b"")]:
+        builder.add(entry, content[: entry.size])
+    builder.add_reference(REFERENCE)
+    return b"".join(builder.finish().body)
+
+
+FUZZED = {level: _fuzzed(level) for level in (0, 3)}
 
 
 # What tarfile writes -------------------------------------------------------------------------------
@@ -399,6 +412,35 @@ def test_references_that_lead_nowhere_are_refused_one_by_one() -> None:
         assert len(losses(items)) == 1, each
     # Comments of others are no concern of ours.
     assert members(read(comment_header(b"0123abcd") + GOOD + END)).keys() == {b"before"}
+
+
+def test_what_is_said_of_a_loss_is_bounded() -> None:
+    name = b"up/../" * 170_000
+    body = with_records((b"path", name)) + GOOD + END
+    (loss,) = losses(read(body))
+    assert loss.name is None
+    assert f"a name of {len(name)} bytes" in loss.reason
+    assert len(loss.reason) < 2000
+    long = b"[" + b"x" * 60_000
+    (loss,) = losses(read(comment_header(b"asyncbackup " + long) + GOOD + END))
+    assert len(loss.reason) < 2000
+
+
+@given(seed=st.integers(0, 2**32), level=st.sampled_from([0, 3]), flips=st.integers(1, 20))
+def test_damage_of_any_kind_ends_in_items(seed: int, level: int, flips: int) -> None:
+    dice = random.Random(seed)
+    body = bytearray(FUZZED[level])
+    for _ in range(flips):
+        place = dice.randrange(len(body))
+        if dice.random() < 0.1:
+            del body[place : place + dice.randrange(2000)]
+        else:
+            body[place] = dice.randrange(256)
+        body = body or bytearray(1)
+    for item in read(bytes(body), level=level, step=dice.randrange(1, 5000)):
+        if isinstance(item, PackMember):
+            check_path(item.entry.path)
+            assert item.entry.size >= 0
 
 
 def test_a_huge_extended_header_is_refused_before_it_is_read() -> None:
