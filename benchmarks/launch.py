@@ -24,6 +24,8 @@ class Traffic(NamedTuple):
     sent_bytes: int
     errors: dict[str, int]
     most_under_way: int
+    cpu_seconds: float
+    """Of the server itself."""
     buckets: dict[str, dict[str, int]]
 
     def stored(self, bucket: str) -> tuple[int, int]:
@@ -47,6 +49,7 @@ class LocalServer:
             sent_bytes=sum(told["sent_bytes"].values()),
             errors=told["errors"],
             most_under_way=told["most_under_way"],
+            cpu_seconds=told["cpu_seconds"],
             buckets=told["buckets"],
         )
 

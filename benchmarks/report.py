@@ -80,9 +80,10 @@ def _table(results: Results, tree: str, work: str, title: str) -> Iterator[str]:
     if not tools:
         return
     yield (
-        f"| {title} | wall s (min to max) | CPU s | peak MB | requests | MB sent | MB received | MB stored |"
+        f"| {title} | wall s (min to max) | CPU s | peak MB "
+        "| server CPU s | requests | MB sent | MB received | MB stored |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for tool in tools:
         samples = results.of(tool, tree, work)
         walls = [sample.wall_seconds for sample in samples]
@@ -93,7 +94,12 @@ def _table(results: Results, tree: str, work: str, title: str) -> Iterator[str]:
         stored = _middle(samples, lambda sample: sample.stored_bytes)
         cpu = _middle(samples, lambda sample: sample.cpu_seconds)
         peak = _middle(samples, lambda sample: sample.peak_mb)
-        counted = f"{requests:,.0f} | {up / 1e6:,.1f} | {down / 1e6:,.1f}" if requests else "- | - | -"
+        server = _middle(samples, lambda sample: sample.server_cpu_seconds)
+        counted = (
+            f"{server:.2f} | {requests:,.0f} | {up / 1e6:,.1f} | {down / 1e6:,.1f}"
+            if requests
+            else "- | - | - | -"
+        )
         kept = f"{stored / 1e6:,.1f}" if stored else "-"
         yield (
             f"| {tool} | {median(walls):.2f} ({min(walls):.2f} to {max(walls):.2f}) | {cpu:.2f} "

@@ -23,6 +23,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     sent_bytes: int = 0
     stored_bytes: int = 0
     objects: int = 0
+    server_cpu_seconds: float = 0.0
+    """What the server took meanwhile: on few cores it is part of what every tool waits for."""
 
     @property
     def request_count(self) -> int:

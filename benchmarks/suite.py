@@ -136,6 +136,7 @@ class Suite:
                 "sent_bytes": traffic.sent_bytes,
                 "stored_bytes": stored,
                 "objects": objects,
+                "server_cpu_seconds": round(traffic.cpu_seconds, 4),
             }
         return _with(sample, fields)
 

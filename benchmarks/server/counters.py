@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 
@@ -16,12 +17,14 @@ class Counters:
         self.connections = 0
         self.under_way = 0
         self.most_under_way = 0
+        self._cpu_before = 0.0
 
     def reset(self) -> None:
         for sums in (self.requests, self.received, self.sent, self.errors):
             sums.clear()
         self.connections = 0
         self.most_under_way = self.under_way
+        self._cpu_before = time.process_time()
 
     def begin(self) -> None:
         self.under_way += 1
@@ -50,4 +53,5 @@ class Counters:
             "errors": dict(self.errors),
             "connections": self.connections,
             "most_under_way": self.most_under_way,
+            "cpu_seconds": time.process_time() - self._cpu_before,
         }

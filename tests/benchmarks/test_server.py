@@ -276,6 +276,7 @@ def test_requests_and_bytes_are_counted(client: Client, server: LocalServer) -> 
     assert (traffic.received_bytes, traffic.sent_bytes) == (8, 5)
     assert traffic.errors == {"HeadObject 404": 1}
     assert traffic.stored("b") == (2, 8)
+    assert 0 < traffic.cpu_seconds < 60
     server.reset()
     assert server.traffic().requests == {}
 
