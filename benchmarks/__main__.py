@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TREES = ("small", "large", "real")
 DOCS = ROOT / "docs"
+OURS = "The benchmarks' own server, on the same machine"
 _SERVER_SECONDS = 4 * 3600
 
 
@@ -92,22 +93,17 @@ def _endpoint(arguments: argparse.Namespace) -> Iterator[Endpoint]:
 
 
 def _measure(arguments: argparse.Namespace, tools: Sequence[Tool], left_out: Sequence[str]) -> Results:
-    """Everything, tree by tree; what there is so far is on disk after each."""
-    facts: list[TreeFacts] = []
-    results: Results | None = None
-    told = versions(tools)
-    for tree in _trees(arguments):
-        facts.append(TreeFacts(tree.name, tree.files, tree.bytes))
+    """Everything, tree by tree; what there is so far is on disk after each tool, should it be interrupted."""
+    told, trees = versions(tools), list(_trees(arguments))
+    facts = [TreeFacts(tree.name, tree.files, tree.bytes) for tree in trees]
     with _endpoint(arguments) as endpoint:
         suite = Suite(endpoint, tools, arguments.work, concurrency=arguments.concurrency)
-        for tree in _trees(arguments):
-            suite.measure(tree, runs=arguments.runs, warm_up=not arguments.no_warm_up)
-            results = Results(
+
+        def results() -> Results:
+            return Results(
                 machine=f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
                 f"CPython {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end",
-                endpoint="The benchmarks' own server, on the same machine"
-                if endpoint.server
-                else "Another endpoint",
+                endpoint=OURS if endpoint.server else "Another endpoint",
                 latency_ms=arguments.latency_ms,
                 concurrency=arguments.concurrency,
                 runs=arguments.runs,
@@ -117,11 +113,12 @@ def _measure(arguments: argparse.Namespace, tools: Sequence[Tool], left_out: Seq
                 samples=suite.samples,
                 left_out=[*left_out, *suite.left_out],
             )
-            (arguments.work / "results.json").write_bytes(
-                msgspec.json.format(msgspec.json.encode(results), indent=1)
-            )
-    assert results is not None
-    return results
+
+        for tree in trees:
+            for _ in suite.measure(tree, runs=arguments.runs, warm_up=not arguments.no_warm_up):
+                encoded = msgspec.json.format(msgspec.json.encode(results()), indent=1)
+                (arguments.work / "results.json").write_bytes(encoded)
+        return results()
 
 
 def _publish(work: Path, results: Results) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +51,8 @@ class Suite:
         self.samples: list[Sample] = []
         self.left_out = [f"{tool.name}: not installed" for tool in tools if not tool.program]
 
-    def measure(self, tree: Tree, *, runs: int, warm_up: bool) -> None:
-        """Each tool once, then each again: A B C A B C. Says how it goes on standard error."""
+    def measure(self, tree: Tree, *, runs: int, warm_up: bool) -> Iterator[None]:
+        """Each tool once, then each again: A B C A B C. Yields after each."""
         broken: set[str] = set()
         for number in range(WARM_UP if warm_up else 1, runs + 1):
             for tool in self._tools:
@@ -68,6 +68,7 @@ class Suite:
                 if number != WARM_UP:
                     self.samples += samples
                 _say(tool, tree, number, samples)
+                yield
 
     def _once(self, tool: Tool, tree: Tree, number: int) -> list[Sample]:
         """One tool from nothing to the restored tree. Raises ``CommandFailedError``."""

@@ -15,7 +15,6 @@ from benchmarks.server.memory import Part, StoredObject, Upload
 from benchmarks.server.message import XML_NAMESPACE, Request, Response, S3Error, xml_response
 from benchmarks.server.objects import (
     CHECKSUM,
-    byte_range,
     check_write_conditions,
     checked_sums,
     copy_source,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 SMALLEST_PART_BYTES = 5 * 1024 * 1024
 MOST_PARTS = 10_000
+_COPIED_RANGE = re.compile(r"bytes=(\d+)-(\d+)$")
 _PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 _NUMBER = re.compile(r"<PartNumber>\s*(\d+)\s*</PartNumber>")
 _ETAG = re.compile(r'<ETag>\s*(?:"|&quot;|&#34;)?([0-9a-f]+)(?:"|&quot;|&#34;)?\s*</ETag>')
@@ -64,10 +64,8 @@ def upload_part_copy(buckets: Buckets, request: Request, content: Content) -> Re
     upload, number = _upload(buckets, request), _part_number(request)
     source = copy_source(buckets, request.headers)
     wanted = request.headers.get("x-amz-copy-source-range")
-    span = byte_range(wanted, source.size) if wanted else (0, source.size)
-    if span is None:
-        raise S3Error(400, "InvalidArgument", "x-amz-copy-source-range is not a range")
-    body = b"".join(source.range(*span))
+    start, length = _copied_range(wanted, source.size) if wanted else (0, source.size)
+    body = b"".join(source.range(start, length))
     digest = hashlib.sha256(body).digest() if upload.algorithm == "SHA256" else b""
     etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
     part = upload.parts[number] = Part(body, etag, digest, time.time())
@@ -123,6 +121,14 @@ def _part_number(request: Request) -> int:
     if not 1 <= number <= MOST_PARTS:
         raise S3Error(400, "InvalidArgument", "Part number must be from 1 to 10,000")
     return number
+
+
+def _copied_range(wanted: str, size: int) -> tuple[int, int]:
+    """Start and length. Unlike a range that is read, it may not end behind the source."""
+    match = _COPIED_RANGE.match(wanted)
+    if match is None or not int(match[1]) <= int(match[2]) < size:
+        raise S3Error(400, "InvalidArgument", f"{wanted} is no range of a source of {size} bytes")
+    return int(match[1]), int(match[2]) - int(match[1]) + 1
 
 
 def _named_parts(upload: Upload, text: str) -> list[Part]:

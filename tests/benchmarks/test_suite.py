@@ -90,7 +90,7 @@ def test_the_tools_alternate_and_every_figure_is_there(
 ) -> None:
     tools = [tool for tool in all_tools() if tool.name in (MIRROR, PACKED, "naive loop")]
     suite = Suite(Endpoint(server.url, server), tools, tmp_path, concurrency=4)
-    suite.measure(tree, runs=1, warm_up=False)
+    assert len(list(suite.measure(tree, runs=1, warm_up=False))) == 3
     assert suite.left_out == []
     assert [(sample.tool, sample.work) for sample in suite.samples] == [
         (tool, work) for tool in (MIRROR, PACKED, "naive loop") for work in ("first", "unchanged", "restored")
@@ -120,7 +120,7 @@ def test_what_does_not_come_back_whole_is_not_counted(
         Tool("elsewhere", "/bin/cp", lossy, (), frozenset({"large"})),
     ]
     suite = Suite(Endpoint(server.url, server), tools, tmp_path, concurrency=4)
-    suite.measure(tree, runs=2, warm_up=True)
+    assert len(list(suite.measure(tree, runs=2, warm_up=True))) == 1
     assert suite.samples == []
     assert suite.left_out[0] == "missing: not installed"
     assert "lossy, small, run 0: did not come back whole: missing: 000/00000/" in suite.left_out[1]
