@@ -15,7 +15,8 @@ from asyncbackup.format.envelope import Opener, Sealer
 from asyncbackup.format.escape import escape_path
 from asyncbackup.format.expand import MAX_FRAME_BYTES, Expander
 from asyncbackup.format.keys import extent_key, pack_key, run_prefix
-from asyncbackup.format.pack_builder import BuiltPack, PackBuilder
+from asyncbackup.format.pack_builder import BuiltPack, PackBuilder, likeness
+from asyncbackup.format.pack_reader import PackMember, PackReader
 from asyncbackup.model import ZSTD, Entry, Extent, Kind, Pack
 from asyncbackup.repository.manifest_stream import ManifestStream
 from asyncbackup.repository.manifest_upload import ManifestUpload
@@ -166,7 +167,7 @@ class Repacking:
         stored = await self._repository.store.get(key, limit=pack.size)
         opened = await in_thread(self._open, key, stored, pack)
         builder = PackBuilder(zstd_level=self._level if pack.compression else 0)
-        adding = _Adding(builder, opened, pack, key)
+        adding = await in_thread(_Adding, builder, opened, pack, key)
         async for entries in self._needed.packs.members(pack):
             await in_thread(adding.add, entries)
         built = await in_thread(builder.finish)
@@ -228,7 +229,8 @@ class Repacking:
 
 
 class _Adding:
-    """Puts the needed members of an opened pack into a new one. ``places`` are contents' offset and skip."""
+    """Puts the needed members of an opened pack into a new one, and all its references: which of them
+    are needed nobody knows. ``places`` are contents' offset and skip."""
 
     def __init__(self, builder: PackBuilder, opened: bytes, pack: Pack, key: str) -> None:
         self._builder = builder
@@ -237,6 +239,18 @@ class _Adding:
         self._key = key
         self._frame: tuple[int, bytes] = (-1, b"")
         self._first: Entry | None = None
+        self._runs: dict[tuple[int, int, bytes], str] = {}
+        """Which run saved each member: not the pack's own, if that was written by a prune as well."""
+        reader = PackReader(pack)
+        for batch in reader.batches(opened):
+            for item in batch:
+                if not isinstance(item, PackMember) or item.entry.extent is None:
+                    continue
+                if item.reference:
+                    builder.add_reference(item.entry)
+                else:
+                    extent = item.entry.extent
+                    self._runs[extent.offset, extent.skip, item.entry.path] = item.run
         self._indexes: list[int] = []
         self.places: list[tuple[int, int]] = []
 
@@ -249,13 +263,26 @@ class _Adding:
             first = self._first
             if self.places and self.places[-1] == place and first is not None:
                 if entry.kind is Kind.FILE and first.size == entry.size:
-                    linked = bool(entry.hardlink) and entry.hardlink == first.hardlink
-                    self._builder.add(entry, link_to=first.path, copy=not linked, run=self._pack.run)
+                    self._add_again(entry, first, extent)
                 continue
             content = self._content(entry, extent) if entry.kind is Kind.FILE else b""
-            self._indexes.append(self._builder.add(entry, content, run=self._pack.run))
+            self._indexes.append(self._builder.add(entry, content, run=self._run(entry, extent)))
             self.places.append(place)
             self._first = entry
+
+    def _add_again(self, entry: Entry, first: Entry, extent: Extent) -> None:
+        """Append a further entry of a content that the new pack has."""
+        run = self._run(entry, extent)
+        if entry.hardlink and entry.hardlink == first.hardlink:
+            self._builder.add(entry, link_to=first.path, run=run)
+        elif likeness(entry) == likeness(first):
+            self._builder.add(entry, link_to=first.path, copy=True, run=run)
+        else:
+            # Whoever extracts a link gives one file the owner and mode of the other.
+            self._builder.add(entry, self._content(entry, extent), run=run)
+
+    def _run(self, entry: Entry, extent: Extent) -> str:
+        return self._runs.get((extent.offset, extent.skip, entry.path), self._pack.run)
 
     def placements(self, built: BuiltPack) -> list[Extent]:
         """Where each of ``places`` lies in the finished pack."""

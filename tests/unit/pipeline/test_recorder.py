@@ -147,7 +147,7 @@ async def test_with_a_real_catalog_a_folder_that_became_a_file(tmp_path: Path) -
         )
         assert await pending_of(catalog) == {
             b"": Pending.COMMITTED,
-            b"back": Pending.COMMITTED,
+            b"back": Pending.CHANGED,
             b"x": Pending.CHANGED,
             b"x-y": Pending.COMMITTED,
             b"x/a": Pending.DELETED,
