@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from asyncbackup.flow.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -61,6 +63,20 @@ class ChannelStatistics:
         self.filled = filled or Stopwatch()
         self.blocked = Stopwatch()
         self.working = Stopwatch()
+
+
+_watching: ContextVar[list[ChannelStatistics] | None] = ContextVar("watched channels", default=None)
+
+
+@contextmanager
+def watch_channels() -> Iterator[list[ChannelStatistics]]:
+    """The statistics of every channel that is opened in the block, also by the tasks that it starts."""
+    seen: list[ChannelStatistics] = []
+    token = _watching.set(seen)
+    try:
+        yield seen
+    finally:
+        _watching.reset(token)
 
 
 class _State(Generic[T]):
@@ -296,4 +312,6 @@ def open_channel(
     if capacity < 1:
         raise ValueError(f"channel {name}: capacity must be at least 1, not {capacity}")
     state: _State[T] = _State(name, capacity, filled)
+    if (seen := _watching.get()) is not None:
+        seen.append(state.statistics)
     return Sender(state), Receiver(state)

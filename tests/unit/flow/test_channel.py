@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from asyncbackup.flow.channel import BrokenChannelError, EndOfChannel, Receiver, Sender, open_channel
+from asyncbackup.flow.channel import (
+    BrokenChannelError,
+    EndOfChannel,
+    Receiver,
+    Sender,
+    open_channel,
+    watch_channels,
+)
 from asyncbackup.flow.stopwatch import Stopwatch
 from tests.unit.flow.turns import settle
 
@@ -327,3 +334,17 @@ async def test_a_stopwatch_goes_on_in_a_later_channel() -> None:
         assert not receiver.ended
         now += 5.0
     assert filled.seconds == 4
+
+
+async def test_channels_opened_in_the_block_are_watched_also_those_of_its_tasks() -> None:
+    async def open_one_more() -> None:
+        open_channel("second", 1)
+
+    open_channel("before", 1)
+    with watch_channels() as seen:
+        sender: Sender[int]
+        sender, _receiver = open_channel("first", 1)
+        await asyncio.create_task(open_one_more())
+    open_channel("after", 1)
+    await sender.send(1)
+    assert [(statistics.name, statistics.items) for statistics in seen] == [("first", 1), ("second", 0)]
