@@ -13,9 +13,9 @@ import msgspec
 from asyncbackup.errors import ObjectRefusedError, StoreError
 from asyncbackup.store.base import Body, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import body_size
-from asyncbackup.store.lean.answers import info_of, names_another_region, refusal
 from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
 from asyncbackup.store.lean.pool import Pool
+from asyncbackup.store.lean.s3_answers import info_of, names_another_region, refusal
 from asyncbackup.store.lean.signer import EMPTY_SHA256, Signer, encoded_path, encoded_query
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
