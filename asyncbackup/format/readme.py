@@ -157,6 +157,8 @@ _PLAIN_LIMITS = """
 - A file of a pack whose content the section held already, under another name or of an earlier run: a pack
   only notes where that is.
 - Changes of mode, owner or times alone, of a file that was uploaded before.
+- The order of things after a prune: packs of a RUN without a snapshot may hold files of earlier runs, and an
+  older version may then come last.
 - Of what lies below `files/`: symlinks, which are empty files, and, but with rclone, empty folders, times,
   permissions and owners. In names, control characters, backslashes and what is not valid UTF-8 stand as
   `%XX`, a byte each in hex.

@@ -270,7 +270,14 @@ async def test_each_pack_is_opened_once(tmp_path: Path, kind: str) -> None:
     await bench.run()
     secret = bench.section.encryption.passphrase_file
     options = ["--passphrase-file", str(secret)] if secret else []
-    command = [sys.executable, "-c", AUDITED, TOOLS / "decrypt.py", *options, copy_of(bench)]
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        AUDITED,
+        TOOLS / "decrypt.py",
+        *options,
+        copy_of(bench),
+    ]
     done = subprocess.run(
         [*command, "restore", "home/latest", tmp_path / "restored"], capture_output=True, check=True
     )
