@@ -72,6 +72,8 @@ class RequestSlots:
         self._credit = CREDIT
         self._spacing = 0.0
         self._not_before = 0.0
+        self._full_at = float("-inf")
+        """When all slots were last in use."""
         self._backing_off = 0
         self._held = 0
 
@@ -107,7 +109,10 @@ class RequestSlots:
         except BaseException:
             self.release(Outcome.UNKNOWN)
             raise
-        return self._clock.now()
+        now = self._clock.now()
+        if self._window.in_use >= self.limit:
+            self._full_at = now
+        return now
 
     def release(
         self,
@@ -122,7 +127,8 @@ class RequestSlots:
         ``began`` is what :meth:`acquire` returned, ``size`` the bytes that were moved, ``failure``
         what the trouble was. A controller learns from them.
         """
-        full = self._window.in_use >= self.limit
+        # Answers may come in one turn of the loop: those before have left their slots when this one counts.
+        full = self._full_at >= began or self._window.in_use >= self.limit
         if outcome is Outcome.ANSWERED:
             self._credit = min(CREDIT, self._credit + CREDIT_PER_SUCCESS)
             self._spacing = 0.0

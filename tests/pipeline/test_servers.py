@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -172,3 +173,27 @@ async def test_a_stop_begins_no_request_beyond_those_that_concurrency_allows_by_
         with pytest.raises(Interrupted):
             await bench.run(stop=stop)
         assert proxy.requests["PutObject"] - before <= 6 + 16, "not the 100 that there are tasks for"
+
+
+async def test_concurrency_that_adapts_rises_while_more_comes_through(
+    tmp_path: Path, rclone_s3: S3Endpoint
+) -> None:
+    """An endpoint that answers many at once, late: what comes in waves fills the window all the same."""
+
+    async def late(exchange: Exchange) -> None:
+        await asyncio.sleep(0.2)
+        await exchange.pass_on(await exchange.forward())
+
+    async with FaultProxy(rclone_s3.url) as proxy:
+        bench = Workbench(
+            tmp_path, f"s3://{rclone_s3.fresh_bucket()}", s3=rclone_s3.settings(endpoint_url=proxy.url)
+        )
+        bench.settings = bench.settings.with_concurrency(None)
+        await bench.initialise()
+        for number in range(200):
+            bench.write(f"f{number}", b"%d" % number)
+        proxy.plan("PutObject", late, times=0, path="/data/")
+        summary = await bench.run()
+        assert summary.files_new == 200
+        assert summary.concurrency["peak"] > 16
+        assert summary.concurrency["peak"] >= proxy.peak > 16
