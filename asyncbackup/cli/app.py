@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "Set up": {
+        "plan": "asyncbackup.cli.plan:plan",
         "initdb": "asyncbackup.cli.database:initdb",
     },
     "Back up and restore": {
