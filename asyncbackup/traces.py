@@ -1,0 +1,90 @@
+"""What a measurement or an examination leaves at a destination until it is removed again."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from asyncbackup.errors import StoreError
+from asyncbackup.store.base import UploadId
+
+if TYPE_CHECKING:
+    from asyncbackup.store.base import Store
+
+DELETE_BATCH = 1000
+
+
+class Traces:
+    """Every key is noted before it is written, so that also a write whose end nobody saw is removed.
+
+    After :meth:`remove`, ``keys`` and ``uploads`` are what is still there, or may be, and ``reasons``
+    why.
+    """
+
+    def __init__(self, purpose: str) -> None:
+        self.prefix = f"asyncbackup-{purpose}-{secrets.token_hex(4)}/"
+        self.keys: set[str] = set()
+        self.uploads: dict[UploadId, str] = {}
+        self.reasons: list[str] = []
+
+    def key(self, name: str) -> str:
+        """A key below the prefix, noted as written."""
+        key = self.prefix + name
+        self.keys.add(key)
+        return key
+
+    def note_upload(self, upload_id: str, key: str) -> None:
+        """An upload that was begun."""
+        self.uploads[UploadId(upload_id)] = key
+
+    def forget_upload(self, upload_id: str) -> None:
+        """An upload that was completed or aborted."""
+        self.uploads.pop(UploadId(upload_id), None)
+
+    @property
+    def left(self) -> list[str]:
+        """The keys that could not be removed, and those of uploads that could not be aborted."""
+        return sorted(self.keys | set(self.uploads.values()))
+
+    async def remove(self, store: Store) -> None:
+        """Delete and abort all that was noted, and what a listing shows beside it."""
+        self.reasons.clear()
+        await self._abort(store)
+        await self._delete(store, sorted(self.keys))
+        # A write that was cancelled may have come to its end after all.
+        try:
+            async for page in store.list(self.prefix):
+                await self._delete(store, [info.key for info in page])
+            async for uploads in store.list_uploads(self.prefix):
+                self.uploads.update((upload.upload_id, upload.key) for upload in uploads)
+        except StoreError as error:
+            self._note(error)
+        await self._abort(store)
+
+    async def delete(self, store: Store, keys: list[str]) -> None:
+        """Delete some keys before the end. A failure is noted; :meth:`remove` tries once more."""
+        await self._delete(store, keys)
+
+    async def _delete(self, store: Store, keys: list[str]) -> None:
+        for start in range(0, len(keys), DELETE_BATCH):
+            batch = keys[start : start + DELETE_BATCH]
+            try:
+                await store.delete(batch)
+            except StoreError as error:
+                self._note(error)
+                self.keys.update(batch)
+            else:
+                self.keys.difference_update(batch)
+
+    async def _abort(self, store: Store) -> None:
+        for upload_id, key in list(self.uploads.items()):
+            try:
+                await store.abort_upload(key, upload_id)
+            except StoreError as error:
+                self._note(error)
+            else:
+                del self.uploads[upload_id]
+
+    def _note(self, error: StoreError) -> None:
+        if str(error) not in self.reasons:
+            self.reasons.append(str(error))
