@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from asyncbackup.errors import StoreError
+from asyncbackup.errors import AccessDeniedError, ObjectMissingError, StoreError
 from asyncbackup.store.base import UploadId
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Traces:
     """Every key is noted before it is written, so that also a write whose end nobody saw is removed.
 
     After :meth:`remove`, ``keys`` and ``uploads`` are what is still there, or may be, and ``reasons``
-    why.
+    why; ``denied`` says that the credentials may not delete.
     """
 
     def __init__(self, purpose: str) -> None:
@@ -26,6 +26,7 @@ class Traces:
         self.keys: set[str] = set()
         self.uploads: dict[UploadId, str] = {}
         self.reasons: list[str] = []
+        self.denied = False
 
     def key(self, name: str) -> str:
         """A key below the prefix, noted as written."""
@@ -68,13 +69,37 @@ class Traces:
     async def _delete(self, store: Store, keys: list[str]) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
             batch = keys[start : start + DELETE_BATCH]
+            self.keys.update(batch)
             try:
                 await store.delete(batch)
-            except StoreError as error:
+            except AccessDeniedError as error:
+                self.denied = True
                 self._note(error)
-                self.keys.update(batch)
+            except StoreError:
+                # One key that an endpoint stumbles over shall not keep the others.
+                await self._delete_each(store, batch)
             else:
                 self.keys.difference_update(batch)
+
+    async def _delete_each(self, store: Store, keys: list[str]) -> None:
+        for key in keys:
+            try:
+                await store.delete([key])
+            except StoreError as error:
+                if await self._is_there(store, key):
+                    self._note(error)
+                    continue
+            self.keys.discard(key)
+
+    async def _is_there(self, store: Store, key: str) -> bool:
+        try:
+            await store.head(key)
+        except ObjectMissingError:
+            return False
+        except StoreError as error:
+            # A name that the endpoint refuses even to look for was refused when it was written, too.
+            return error.retryable or isinstance(error, AccessDeniedError)
+        return True
 
     async def _abort(self, store: Store) -> None:
         for upload_id, key in list(self.uploads.items()):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncbackup.traces import Traces
 
 MIN_PART_BYTES = 5 * 1024**2
-LEFT_SHOWN = 20
+LEFT_SHOWN = 5
 _GRID = "{:<10} {:>9} {:>8} {:>11} {:>13} {:>8} {:>8} {:>8}"
 _HEADS = ("", "size", "at once", "per second", "bytes", "p50", "p90", "p99")
 
@@ -271,7 +271,10 @@ def name_left(output: Output, traces: Traces) -> None:
     reasons = "; ".join(traces.reasons) or "the clean-up did not come to its end"
     shown = traces.left[:LEFT_SHOWN]
     more = f" and {len(traces.left) - len(shown)} more" if len(traces.left) > len(shown) else ""
-    output.warning(f"could not be removed, delete by hand: {', '.join(shown)}{more} ({reasons})")
+    output.warning(
+        f"{plural(len(traces.left), 'object')} below {traces.prefix} could not be removed; delete by hand "
+        f"{', '.join(shown)}{more} ({reasons})"
+    )
     output.events({"event": "left", "key": key} for key in traces.left)
 
 

@@ -26,6 +26,7 @@ from asyncbackup.store.open import open_store
 from asyncbackup.store.retry import RetryPolicy
 from asyncbackup.store.s3_location import s3_location
 from asyncbackup.store.s3_probe import open_probe
+from asyncbackup.units import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,11 +177,11 @@ def _delete_finding(traces: Traces) -> Finding:
     if not traces.left:
         return ok("delete", "objects can be deleted")
     reason = traces.reasons[0] if traces.reasons else "the clean-up did not come to its end"
-    return note(
-        "delete",
-        f"{len(traces.left)} objects could not be deleted: {reason}",
-        f"delete {traces.prefix} by hand; prune needs other credentials, which is well for backups",
-    )
+    if traces.denied:
+        advice = f"delete {traces.prefix} with others; backups need none that may, prune does"
+        return note("delete", "these credentials may not delete", advice)
+    text = f"{plural(len(traces.left), 'object')} could not be deleted: {reason}"
+    return note("delete", text, f"delete {traces.prefix} by hand")
 
 
 async def _report_rules(

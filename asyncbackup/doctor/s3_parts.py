@@ -17,7 +17,7 @@ SMALL_BYTES = 1024
 
 async def multipart(scope: Scope) -> list[Finding]:
     """Does an upload in parts give what was sent?"""
-    key = scope.key("multipart")
+    key = scope.upload_key("multipart")
     parts = [os.urandom(PART_BYTES), os.urandom(SMALL_BYTES)]
     advice = "files over part_size cannot be saved there; ask the provider"
     try:
@@ -73,7 +73,7 @@ async def part_order(scope: Scope) -> list[Finding]:
 
 async def _refusal(scope: Scope, name: str, *, order: tuple[int, int]) -> str:
     """The code with which two small parts in this order are refused, ``""`` where they make an object."""
-    key = scope.key(name)
+    key = scope.upload_key(name)
     upload_id = await scope.begin_upload(key)
     sent = [await scope.send_part(key, upload_id, number, os.urandom(SMALL_BYTES)) for number in (1, 2)]
     try:
@@ -85,7 +85,7 @@ async def _refusal(scope: Scope, name: str, *, order: tuple[int, int]) -> str:
 
 async def aborts(scope: Scope) -> list[Finding]:
     """Is an aborted upload gone?"""
-    key = scope.key("multipart-abort")
+    key = scope.upload_key("multipart-abort")
     upload_id = await scope.begin_upload(key)
     await scope.send_part(key, upload_id, 1, b"x" * SMALL_BYTES)
     advice = "let a lifecycle rule forget unfinished uploads"
@@ -105,7 +105,7 @@ async def aborts(scope: Scope) -> list[Finding]:
 
 async def part_copies(scope: Scope) -> list[Finding]:
     """Can a part be made from a range of another object?"""
-    source, key = scope.key("part-copy-source"), scope.key("part-copy")
+    source, key = scope.key("part-copy-source"), scope.upload_key("part-copy")
     body = os.urandom(4096)
     await scope.put(source, body)
     upload_id = await scope.begin_upload(key)

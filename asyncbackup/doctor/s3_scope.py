@@ -22,6 +22,10 @@ class Scope:
         """A key to be written to."""
         return self.traces.key(name)
 
+    def upload_key(self, name: str) -> str:
+        """A key for an upload, where there is no object before it is completed."""
+        return self.traces.prefix + name
+
     async def put(self, key: str, body: bytes, **parameters: Any) -> Answer:
         """Write an object whole, with its checksum unless the parameters bring another."""
         parameters.setdefault("ChecksumSHA256", checksum(body))
@@ -46,6 +50,7 @@ class Scope:
 
     async def complete(self, key: str, upload_id: str, parts: list[dict[str, Any]]) -> None:
         """Make the object of its parts, in the order given."""
+        self.traces.keys.add(key)
         await self.probe.call(
             "complete_multipart_upload", key, UploadId=upload_id, MultipartUpload={"Parts": parts}
         )
