@@ -52,10 +52,14 @@ class Traces:
         self.reasons.clear()
         await self._abort(store)
         await self._delete(store, sorted(self.keys))
-        # A write that was cancelled may have come to its end after all.
+        # A write that was cancelled may have come to its end after all, and one that was noted may have
+        # been refused.
+        listed: set[str] = set()
         try:
             async for page in store.list(self.prefix):
-                await self._delete(store, [info.key for info in page])
+                listed.update(info.key for info in page)
+            await self._delete(store, sorted(listed))
+            self.keys &= listed
             async for uploads in store.list_uploads(self.prefix):
                 self.uploads.update((upload.upload_id, upload.key) for upload in uploads)
         except StoreError as error:

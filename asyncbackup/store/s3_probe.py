@@ -98,7 +98,7 @@ async def open_probe(destination: str, *, s3: S3Settings) -> AsyncIterator[S3Pro
     Raises ``ConfigError`` and ``AccessDeniedError`` as
     :func:`~asyncbackup.store.s3_session.open_client` does.
     """
-    async with open_client(s3, concurrency=CONNECTIONS) as (client, _):
+    async with open_client(s3, concurrency=CONNECTIONS) as (client, _, _):
         events: Any = client.meta.events
         with contextlib.suppress(ValueError):
             # What becomes of metadata that are not ASCII is one of the questions.

@@ -134,7 +134,9 @@ async def test_interrupted_it_removes_what_it_wrote(seaweed_s3: S3Endpoint) -> N
                 traces=traces,
             )
         )
-        await reached.wait()
+        waiting = asyncio.ensure_future(reached.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert waiting.done(), f"it ended before that: {task}"
         assert keys_of(seaweed_s3, bucket) != []
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -264,7 +264,9 @@ async def test_interrupted_it_removes_what_it_wrote(moto_s3: S3Endpoint) -> None
         proxy.plan("CompleteMultipartUpload", hold)
         s3 = moto_s3.settings(endpoint_url=proxy.url)
         task = asyncio.ensure_future(examine(f"s3://{bucket}", s3, traces))
-        await reached.wait()
+        waiting = asyncio.ensure_future(reached.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert waiting.done(), f"it ended before that: {task}"
         assert keys_of(moto_s3, bucket) != []
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
