@@ -126,6 +126,13 @@ class Catalog:
         async with self._lock.transaction() as connection:
             await connection.execute(_WRITE_META, (name, value))
 
+    async def damage(self, *, limit: int = 5) -> list[str]:
+        """What SQLite finds wrong with the file: nothing, or the first sentences. Reads all of it."""
+        with translated(self.path):
+            async with self._connection.execute(f"PRAGMA quick_check({limit:d})") as cursor:
+                found = [str(row[0]) for row in await cursor.fetchall()]
+        return [] if found == ["ok"] else found
+
     async def aclose(self) -> None:
         """Give the section free. Idempotent."""
         await self._connection.close()
