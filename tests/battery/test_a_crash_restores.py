@@ -69,7 +69,9 @@ def old_target(bench: Workbench) -> Path:
         path = target / f"d{number % 4}/f{number:02}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"old" * (number + 1))
+        os.utime(path, (10**9, 10**9))
     (target / "mine").write_bytes(b"not in the snapshot")
+    os.utime(target / "mine", (10**9, 10**9))
     return target
 
 
