@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.engine import OUTCOMES
 from asyncbackup.repository.open import open_repository
+from asyncbackup.store.local_keys import is_own
 from asyncbackup.verify.section import verify_section
 from tests.workbench import Workbench, picture
 
@@ -76,7 +77,8 @@ def left_behind(bench: Workbench) -> list[Path]:
     state = bench.settings.state_dir
     found = [path for path in state.rglob("*") if path.is_file() and not _belongs(path)]
     if bench.section.destination.startswith("file://"):
-        found += list(destination(bench).rglob(".asyncbackup-*"))
+        root = destination(bench)
+        found += [path for path in root.rglob(".asyncbackup-*") if is_own(bytes(path.relative_to(root)))]
     return found + list(bench.tree.rglob(".asyncbackup-restore-*"))
 
 
