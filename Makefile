@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test battery lint format venv lock wheel clean
+.PHONY: help demo test battery lint format bench venv lock wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make battery every case of the reliability and security battery; may take an hour"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make format  let ruff rewrite what it can"
+	@echo "make bench   asyncbackup beside its peers, into docs/benchmarks.md; takes long (BENCH_ARGS)"
 	@echo "make venv    the environment in $(VENV), exactly as requirements.lock says"
 	@echo "make lock    resolve the dependencies anew and write requirements.lock"
 	@echo "make wheel   build the wheel into dist/"
@@ -49,6 +50,10 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH_ARGS narrows a run, for example: make bench BENCH_ARGS="--trees small --files 5000 --runs 1"
+bench: venv
+	$(BIN)/python -m benchmarks --install --publish $(BENCH_ARGS)
+
 lock: venv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-strip-extras --quiet \
 		--no-emit-index-url --no-emit-find-links --no-annotate \
@@ -58,5 +63,5 @@ wheel: venv
 	$(BIN)/python -m hatchling build --target wheel
 
 clean:
-	rm -rf $(VENV) build dist demo-work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench-venv bench-work build dist demo-work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find asyncbackup tests demo -name __pycache__ -prune -exec rm -rf {} +

@@ -16,6 +16,8 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
     region: str = ""
     profile: str = ""
     addressing_style: str = "auto"
+    transfer: str = "lean"
+    """What sends and reads contents: asyncbackup itself, or ``aiobotocore`` as for everything else."""
     allow_plain_http: bool = False
     timeout_seconds: float = 60.0
     max_attempts: int = 8

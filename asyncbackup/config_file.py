@@ -241,6 +241,7 @@ def _s3(table: Table | None) -> S3Settings:
         addressing_style=table.text(
             "addressing_style", default.addressing_style, one_of("auto", "path", "virtual")
         ),
+        transfer=table.text("transfer", default.transfer, one_of("lean", "aiobotocore")),
         allow_plain_http=plain,
         timeout_seconds=table.number("timeout_seconds", default.timeout_seconds, 1, 3600),
         max_attempts=table.whole("max_attempts", default.max_attempts, 1, 100),

@@ -165,7 +165,7 @@ class _Run:
                 resumable = await take_up_uploads(repository, catalog)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
-            contents = await self._contents()
+            contents = await self._contents(ended_unclean=ended_unclean)
             recorder = Recorder(catalog.entries, self._counters, contents=contents, run=run)
             async with open_transfer(
                 await self._transfer_settings(repository, run, resumable),
@@ -310,14 +310,17 @@ class _Run:
         # An eighth: one pack that is open and those on their way leave room for what is read meanwhile.
         return min(PACK_BYTES, self._settings.memory_limit_bytes // 8)
 
-    async def _contents(self) -> ContentTable | None:
-        """Where contents are found by their digest; ``None`` in a mirror, which never asks."""
+    async def _contents(self, *, ended_unclean: bool) -> ContentTable | None:
+        """Where contents are found by their digest; ``None`` in a mirror, which never asks.
+
+        A run that died had noted entries whose contents it had not noted yet.
+        """
         kept = await self._catalog.read_meta(CONTENTS_KEPT) == KEPT
         if not self._section.packed:
             if kept:
                 await self._catalog.write_meta(CONTENTS_KEPT, b"")
             return None
-        if not kept:
+        if not kept or ended_unclean:
             await self._catalog.contents.take_over_entries()
             await self._catalog.write_meta(CONTENTS_KEPT, KEPT)
         return self._catalog.contents

@@ -109,6 +109,14 @@ class Pack(msgspec.Struct, frozen=True, gc=False):
     compression: str = ""
 
 
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """A content that is stored: its SHA-256, its size before compression, and where it lies."""
+
+    sha256: bytes
+    size: int
+    extent: Extent
+
+
 class SourceEntry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the source tree as ``lstat`` saw it. ``mode`` holds the type bits."""
 

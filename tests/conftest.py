@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.launch import local_server
 from tests.battery.score import pytest_terminal_summary
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Endpoint, run_moto, run_rclone, run_seaweed
 
@@ -24,6 +25,13 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
     """One ``rclone serve s3`` for the whole session."""
     with run_rclone(tmp_path_factory.mktemp("rclone")) as (endpoint, _):
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def memory_s3() -> Iterator[S3Endpoint]:
+    """One server of the benchmarks for the whole session."""
+    with local_server() as server:
+        yield S3Endpoint(name="memory", url=server.url)
 
 
 @pytest.fixture(scope="session")

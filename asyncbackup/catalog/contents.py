@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.database import WriteLock, translated
-from asyncbackup.catalog.rows import SAVE_AGAIN_NS
+from asyncbackup.catalog.rows import EXTENT_COLUMNS, SAVE_AGAIN_NS, Row, row_of_extent
 from asyncbackup.model import Extent, Pack
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from asyncbackup.model import Entry
+    from asyncbackup.model import Content
 
 CONTENTS_KEPT = "contents"
 """In the catalog's meta: whether ``contents`` has all that ``entries`` has. A mirror does not keep it up."""
@@ -23,21 +23,22 @@ KEPT = b"1"
 SIZES_FROM_BYTES = 65_536
 """Sizes of smaller contents are not indexed: those are read before anybody asks."""
 
-_EXTENT = (
-    "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
-    "extent_encrypted, extent_compression, extent_skip"
-)
 _PACK = "run, key, size, checksum, encrypted, compression"
 _SAVE_PACK = f"INSERT OR REPLACE INTO packs ({_PACK}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
 _SAVE_CONTENT = (
-    f"INSERT OR IGNORE INTO contents (sha256, size, {_EXTENT}) "  # noqa: S608 - constants only
+    f"INSERT OR IGNORE INTO contents (sha256, size, {EXTENT_COLUMNS}) "  # noqa: S608 - constants only
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _TAKE_OVER = (
-    f"INSERT OR IGNORE INTO contents (sha256, size, {_EXTENT}) SELECT sha256, size, {_EXTENT} "  # noqa: S608
+    f"INSERT OR IGNORE INTO contents (sha256, size, {EXTENT_COLUMNS}) SELECT sha256, size, {EXTENT_COLUMNS} "  # noqa: S608
     "FROM entries WHERE mode & 61440 = 32768 AND size > 0 AND sha256 != x'' AND extent_run IS NOT NULL "
     f"AND ctime_ns != {SAVE_AGAIN_NS} ORDER BY sha256"
 )
+
+
+def row_of_content(sha256: bytes, size: int, extent: Extent) -> Row:
+    """The row of a content: digest, size, and the columns of its extent."""
+    return (sha256, size, *row_of_extent(extent))
 
 
 class ContentTable:
@@ -59,7 +60,7 @@ class ContentTable:
         self.statements += 1
         with translated(self._path):
             rows = await self._connection.execute_fetchall(
-                f"SELECT sha256, {_EXTENT} FROM contents "  # noqa: S608
+                f"SELECT sha256, {EXTENT_COLUMNS} FROM contents "  # noqa: S608
                 f"WHERE sha256 IN ({marks}) AND extent_encrypted = ?",
                 (*digests, int(encrypted)),
             )
@@ -77,36 +78,20 @@ class ContentTable:
             )
         return bool(list(rows))
 
-    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None:
-        """Note packs, and the contents of entries with digest and extent, in one transaction."""
+    async def save(self, packs: Iterable[Pack], contents: Iterable[Content]) -> None:
+        """Note packs and contents, in one transaction."""
         pack_rows = [(p.run, p.key, p.size, p.checksum, int(p.encrypted), p.compression) for p in packs]
         # In the order of the table: neighbouring rows then lie on pages that were just written.
-        contents = sorted(
-            (
-                entry.sha256,
-                entry.size,
-                extent.run,
-                extent.key,
-                extent.offset,
-                extent.length,
-                extent.checksum,
-                extent.part_size,
-                int(extent.encrypted),
-                extent.compression,
-                extent.skip,
-            )
-            for entry in entries
-            if entry.size and entry.sha256 and (extent := entry.extent) is not None
-        )
-        if not pack_rows and not contents:
+        rows = sorted(row_of_content(each.sha256, each.size, each.extent) for each in contents)
+        if not pack_rows and not rows:
             return
         async with self._lock.transaction() as connection:
             if pack_rows:
                 self.statements += 1
                 await connection.executemany(_SAVE_PACK, pack_rows)
-            if contents:
+            if rows:
                 self.statements += 1
-                await connection.executemany(_SAVE_CONTENT, contents)
+                await connection.executemany(_SAVE_CONTENT, rows)
 
     async def take_over_entries(self) -> None:
         """Note the contents of the whole tree, unless found damaged: its section was a mirror until now."""

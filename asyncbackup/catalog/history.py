@@ -14,6 +14,7 @@ import msgspec
 from asyncbackup.catalog.database import WriteLock, translated
 from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
+from asyncbackup.catalog.schema import SETTLING_TRIGGER
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
 from asyncbackup.model import Kind, Pack, Pending, RunId, join_path, kind_of_mode
@@ -57,6 +58,15 @@ _PACKS_OF_CHANGES = _SELECT_PACKS.format(
 # With its condition spelled out SQLite uses the index of what is pending.
 _DROP_TOMBSTONES = f"DELETE FROM entries WHERE pending = {Pending.DELETED:d} AND pending != 0"  # noqa: S608
 _SETTLE = "UPDATE entries SET pending = 0 WHERE pending != 0"
+_COUNT_NEW = (
+    "SELECT mode & 61440, count(*), sum(size) FROM entries "  # noqa: S608 - constants only
+    f"WHERE pending = {Pending.NEW:d} AND pending != 0 GROUP BY mode & 61440"
+)
+_ADD_NEW = (
+    "UPDATE totals SET (entries, bytes) = (SELECT totals.entries + count(*), "  # noqa: S608 - constants only
+    "totals.bytes + coalesce(sum(e.size), 0) FROM entries e "
+    f"WHERE e.pending = {Pending.NEW:d} AND e.pending != 0 AND e.mode & 61440 = totals.kind)"
+)
 _COUNT_PENDING = "SELECT count(*) FROM entries WHERE pending != 0"
 # The plus signs keep SQLite from reading every run of the chain: there may be ten thousand.
 _HIGHEST = "SELECT number FROM runs WHERE committed = 1 AND +run >= ? ORDER BY number DESC LIMIT 1"
@@ -71,6 +81,8 @@ STATEMENTS_OF_A_DIFFERENCE = (
     _SELECT_CHANGES,
     _PACKS_OF_CHANGES,
     _DROP_TOMBSTONES,
+    _COUNT_NEW,
+    _ADD_NEW,
     _SETTLE,
     FORGET_UNUSED,
 )
@@ -113,10 +125,14 @@ class HistoryTable:
         self._path = path
 
     async def totals(self) -> Totals:
-        """What the tree as saved adds up to, at no cost."""
+        """What the tree as saved adds up to, at the cost of what is new since the last snapshot."""
         with translated(self._path):
-            rows = await self._connection.execute_fetchall("SELECT kind, entries, bytes FROM totals")
-        sums = {kind_of_mode(int(kind)): (int(entries), int(size)) for kind, entries, size in rows}
+            rows = list(await self._connection.execute_fetchall("SELECT kind, entries, bytes FROM totals"))
+            rows += await self._connection.execute_fetchall(_COUNT_NEW)
+        sums = dict.fromkeys(Kind, (0, 0))
+        for type_bits, entries, size in rows:
+            kind = kind_of_mode(int(type_bits))
+            sums[kind] = (sums[kind][0] + int(entries), sums[kind][1] + int(size))
         return Totals(
             files=sums[Kind.FILE][0],
             folders=sums[Kind.FOLDER][0],
@@ -172,7 +188,10 @@ class HistoryTable:
         """
         async with self._lock.transaction() as connection:
             await connection.execute(_DROP_TOMBSTONES)
+            await connection.execute(_ADD_NEW)
+            await connection.execute("DROP TRIGGER entries_changed")
             await connection.execute(_SETTLE)
+            await connection.execute(SETTLING_TRIGGER)
             await connection.execute(FORGET_UNUSED)
             if plan.base is None:
                 await begin_chain(connection, run)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT
+from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, row_of_content
 from asyncbackup.catalog.history import begin_chain
-from asyncbackup.catalog.rows import COLUMNS, PLACEHOLDERS, Row, row_of_entry
+from asyncbackup.catalog.rows import COLUMNS, EXTENT_COLUMNS, PLACEHOLDERS, Row, row_of_entry
 from asyncbackup.catalog.runs import INSERT_RUN, row_of_run
 from asyncbackup.catalog.schema import TRIGGERS
 from asyncbackup.model import PACKS, Kind, Pack, Pending
@@ -30,22 +30,19 @@ _COUNT = (
 )
 _TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links", "part_hashes")
 
-_EXTENT = (
-    "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
-    "extent_encrypted, extent_compression, extent_skip"
-)
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
 # Of several places of one content the first one counts, but one that is stored as the section stores
 # today counts before all others.
 _ON_CONFLICT = (
     "ON CONFLICT (sha256) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _EXTENT.split(", "))
+    + ", ".join(f"{name} = excluded.{name}" for name in EXTENT_COLUMNS.split(", "))
     + " WHERE excluded.extent_encrypted = {sealed:d} AND contents.extent_encrypted != {sealed:d}"
 )
-_INSERT_CONTENT = f"INSERT INTO contents (sha256, size, {_EXTENT}) VALUES (?{', ?' * 10}) "  # noqa: S608
+_INSERT_CONTENT = f"INSERT INTO contents (sha256, size, {EXTENT_COLUMNS}) VALUES (?{', ?' * 10}) "  # noqa: S608
 # In the order of the digests, so that each page of the table is written once.
 _CONTENTS_OF_ENTRIES = (
-    f"INSERT INTO contents (sha256, size, {_EXTENT}) SELECT sha256, size, {_EXTENT} FROM entries "  # noqa: S608
+    f"INSERT INTO contents (sha256, size, {EXTENT_COLUMNS}) "  # noqa: S608 - constants only
+    f"SELECT sha256, size, {EXTENT_COLUMNS} FROM entries "
     "WHERE size > 0 AND sha256 != x'' AND extent_run IS NOT NULL ORDER BY sha256 "
 )
 _IN_PACK = f"extent_key >= '{PACKS}' AND extent_key < '{PACKS[:-1]}0'"
@@ -155,19 +152,7 @@ def _has_content(entry: Entry) -> bool:
 def _content_row(entry: Entry) -> Row:
     extent = entry.extent
     assert extent is not None, "only entries with a place are noted"
-    return (
-        entry.sha256,
-        entry.size,
-        extent.run,
-        extent.key,
-        extent.offset,
-        extent.length,
-        extent.checksum,
-        extent.part_size,
-        int(extent.encrypted),
-        extent.compression,
-        extent.skip,
-    )
+    return row_of_content(entry.sha256, entry.size, extent)
 
 
 def storable(entry: Entry) -> Entry:

@@ -8,10 +8,13 @@ import msgspec
 
 from asyncbackup.model import Entry, Extent, Pending, join_path, kind_of_mode, split_path
 
+EXTENT_COLUMNS = (
+    "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
+    "extent_encrypted, extent_compression, extent_skip"
+)
 COLUMNS = (
     "folder, name, pending, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group_name, sha256, "
-    "target, hardlink, sparse, xattrs, extent_run, extent_key, extent_offset, extent_length, "
-    "extent_checksum, extent_part_size, extent_encrypted, extent_compression, extent_skip, dev, ino"
+    f"target, hardlink, sparse, xattrs, {EXTENT_COLUMNS}, dev, ino"
 )
 PLACEHOLDERS = ", ".join("?" * len(COLUMNS.split(",")))
 
@@ -42,6 +45,21 @@ def signed(number: int) -> int:
     return number - _UINT64 if number >= _INT64 else number
 
 
+def row_of_extent(extent: Extent) -> Row:
+    """The columns of an extent, in the order of ``EXTENT_COLUMNS``."""
+    return (
+        extent.run,
+        extent.key,
+        extent.offset,
+        extent.length,
+        extent.checksum,
+        extent.part_size,
+        int(extent.encrypted),
+        extent.compression,
+        extent.skip,
+    )
+
+
 def row_of_entry(entry: Entry, pending: Pending) -> Row:
     """The row of an entry, in the order of ``COLUMNS``."""
     folder, name = split_path(entry.path)
@@ -64,21 +82,7 @@ def row_of_entry(entry: Entry, pending: Pending) -> Row:
         entry.hardlink,
         int(entry.sparse),
         _xattrs_encoder.encode(entry.xattrs) if entry.xattrs else None,
-        *(
-            (None,) * 9
-            if extent is None
-            else (
-                extent.run,
-                extent.key,
-                extent.offset,
-                extent.length,
-                extent.checksum,
-                extent.part_size,
-                int(extent.encrypted),
-                extent.compression,
-                extent.skip,
-            )
-        ),
+        *((None,) * 9 if extent is None else row_of_extent(extent)),
         signed(entry.dev),
         signed(entry.ino),
     )

@@ -169,20 +169,21 @@ CREATE TABLE links (
 CREATE INDEX links_first ON links (first, path);
 """
 
-_ADD = """
-UPDATE totals SET entries = entries + 1, bytes = bytes + NEW.size
-WHERE kind = NEW.mode & 61440 AND NEW.pending != 3;
-"""
-_SUBTRACT = """
-UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size
-WHERE kind = OLD.mode & 61440 AND OLD.pending != 3;
-"""
-TRIGGERS = (
-    f"CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN {_ADD} END",
-    f"CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN {_SUBTRACT} END",
+_COUNTED = "{0}.pending IN (0, 2)"
+_ADD = "UPDATE totals SET entries = entries + 1, bytes = bytes + NEW.size WHERE kind = NEW.mode & 61440;"
+_SUBTRACT = "UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size WHERE kind = OLD.mode & 61440;"
+_OLD, _NEW = _COUNTED.format("OLD"), _COUNTED.format("NEW")
+SETTLING_TRIGGER = (
     "CREATE TRIGGER entries_changed AFTER UPDATE OF pending, mode, size ON entries "
-    "WHEN (OLD.pending = 3) != (NEW.pending = 3) OR OLD.mode != NEW.mode OR OLD.size != NEW.size "
-    f"BEGIN {_SUBTRACT} {_ADD} END",
+    f"WHEN ({_OLD}) != ({_NEW}) OR ({_NEW} AND (OLD.mode != NEW.mode OR OLD.size != NEW.size)) BEGIN "
+    f"{_SUBTRACT[:-1]} AND {_OLD}; {_ADD[:-1]} AND {_NEW}; END"
 )
-"""What keeps ``totals``. They need ``PRAGMA recursive_triggers``, or the rows that an INSERT OR REPLACE
-replaces would not be subtracted."""
+"""Taken away while a commit settles what is pending, which it counts in one step."""
+TRIGGERS = (
+    f"CREATE TRIGGER entries_added AFTER INSERT ON entries WHEN {_NEW} BEGIN {_ADD} END",
+    f"CREATE TRIGGER entries_removed AFTER DELETE ON entries WHEN {_OLD} BEGIN {_SUBTRACT} END",
+    SETTLING_TRIGGER,
+)
+"""What keeps ``totals``, which count neither what is new since the last snapshot (that is cheaper to count
+once than with every row) nor what is deleted. They need ``PRAGMA recursive_triggers``, or the rows that an
+INSERT OR REPLACE replaces would not be subtracted."""

@@ -63,7 +63,8 @@ asyncbackup run --json | jq -c 'select(.event == "summary")'
 def cli() -> None:
     """Back up folders to S3, or to another folder, and get them back.
 
-    Every file becomes an ordinary object with its metadata, so that any S3 tool can read a backup. A
+    Every file becomes an ordinary object with its metadata, or a member of an ordinary tar archive, so
+    that any S3 tool can read a backup. A
     later run uploads what changed; every snapshot can be restored. Global options may stand before or
     after the command, and names with '_' are also understood with '-'.
     """

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -42,6 +44,20 @@ class ChannelStatistics:
         self.items = 0
         self.sender_wait_seconds = 0.0
         self.receiver_wait_seconds = 0.0
+
+
+_watching: ContextVar[list[ChannelStatistics] | None] = ContextVar("watched channels", default=None)
+
+
+@contextmanager
+def watch_channels() -> Iterator[list[ChannelStatistics]]:
+    """The statistics of every channel that is opened in the block, also by the tasks that it starts."""
+    seen: list[ChannelStatistics] = []
+    token = _watching.set(seen)
+    try:
+        yield seen
+    finally:
+        _watching.reset(token)
 
 
 class _State(Generic[T]):
@@ -234,4 +250,6 @@ def open_channel(name: str, capacity: int) -> tuple[Sender[T], Receiver[T]]:
     if capacity < 1:
         raise ValueError(f"channel {name}: capacity must be at least 1, not {capacity}")
     state: _State[T] = _State(name, capacity)
+    if (seen := _watching.get()) is not None:
+        seen.append(state.statistics)
     return Sender(state), Receiver(state)

@@ -251,13 +251,13 @@ class Reader:
                 if self._stop.requested:
                     return None
                 async with open_large(self._settings.root, change.entry, self._gate) as file:
-                    shrunk = file.entry.size <= self._whole_bytes
-                    if shrunk:
-                        seen = source_entry(change.entry, file.status)
-                    elif await self._send_parts(change, file, resumable, to.payloads):
+                    seen = msgspec.structs.replace(change, entry=source_entry(change.entry, file.status))
+                    # As it was sorted: a file that is large by the header that it might get stays so.
+                    shrunk = self._cost(seen) <= self._whole_bytes
+                    if not shrunk and await self._send_parts(change, file, resumable, to.payloads):
                         return None
                 if shrunk:
-                    return msgspec.structs.replace(change, entry=seen), attempts - attempt - 1
+                    return seen, attempts - attempt - 1
             except SourceError as error:
                 reason = error.reason
             resumable = None  # what was sent before belongs to another version of the file

@@ -9,13 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver
-from asyncbackup.model import Entry, Failure, Kind, Pack, Pending, RunCounters, UploadReceipt
+from asyncbackup.model import Content, Entry, Failure, Kind, Pack, Pending, RunCounters, UploadReceipt
 from asyncbackup.pipeline.results import Buried, Outcome, PackStored, Revived, Unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 BATCH_OUTCOMES = 2000
+CONTENTS_AT_ONCE = 16_384
+"""Contents are noted so many at a time, in the order of their digests: each page of their table is then
+written a fraction as often. Until then they are found among the recent ones (``Holdings``)."""
 KEPT_FAILURES = 10_000
 """Failures beyond are counted but not kept, so that a tree full of them stays in bounds."""
 
@@ -33,7 +36,7 @@ class EntrySink(Protocol):
 class ContentSink(Protocol):
     """What the recorder asks of the catalog's contents."""
 
-    async def save(self, packs: Iterable[Pack], entries: Iterable[Entry]) -> None: ...
+    async def save(self, packs: Iterable[Pack], contents: Iterable[Content]) -> None: ...
 
 
 class Recorder:
@@ -54,6 +57,7 @@ class Recorder:
         self._entries = entries
         self._contents = contents
         self._run = run
+        self._unnoted: list[Content] = []
         self._counters = counters
 
     async def run(self, outcomes: Receiver[Outcome]) -> None:
@@ -63,6 +67,7 @@ class Recorder:
                 try:
                     batch = await outcomes.receive_some(BATCH_OUTCOMES)
                 except EndOfChannel:
+                    await self._note_contents()
                     return
                 await self._record(batch)
 
@@ -80,10 +85,14 @@ class Recorder:
             rows += pack.receipts
         if self._contents is not None:
             # Packs before the entries that lie in them: a manifest has to describe every one.
-            await self._contents.save(
-                (pack.pack for pack in packs),
-                (row.entry for row in rows if row.entry.extent and row.entry.extent.run == self._run),
+            await self._contents.save([pack.pack for pack in packs], ())
+            self._unnoted += (
+                Content(entry.sha256, entry.size, entry.extent)
+                for entry in (row.entry for row in rows)
+                if entry.size and entry.sha256 and entry.extent and entry.extent.run == self._run
             )
+            if len(self._unnoted) >= CONTENTS_AT_ONCE:
+                await self._note_contents()
         if rows:
             await self._entries.save((row.entry, row.pending) for row in rows)
         for item in batch:
@@ -91,6 +100,11 @@ class Recorder:
         for pack in packs:
             for receipt in pack.receipts:
                 self._count(receipt)
+
+    async def _note_contents(self) -> None:
+        if self._contents is not None and self._unnoted:
+            unnoted, self._unnoted = self._unnoted, []
+            await self._contents.save((), unnoted)
 
     def _count(self, item: Outcome) -> None:
         counters = self._counters

@@ -1,7 +1,7 @@
 """An S3 bucket, or a prefix of one, as a store.
 
 The parts: ``s3_session`` makes the client, ``s3_requests`` sends (slots, deadlines, retries,
-counts), ``s3_transport`` does the hot operations, ``s3_reader`` reads through breaks,
+counts), ``s3_transport`` or ``lean`` does the hot operations, ``s3_reader`` reads through breaks,
 ``s3_objects``, ``s3_uploads`` and ``s3_listing`` do the rest, ``s3_errors`` translates.
 """
 
@@ -27,6 +27,7 @@ from asyncbackup.store.base import (
     UploadPage,
 )
 from asyncbackup.store.body import body_size
+from asyncbackup.store.lean.transport import LeanTransport
 from asyncbackup.store.retry import Clock, RetryPolicy
 from asyncbackup.store.s3_bucket import S3Bucket
 from asyncbackup.store.s3_listing import list_objects, list_uploads
@@ -34,7 +35,7 @@ from asyncbackup.store.s3_objects import S3Objects
 from asyncbackup.store.s3_reader import S3Reader
 from asyncbackup.store.s3_requests import Deadline, S3Requests
 from asyncbackup.store.s3_session import open_client
-from asyncbackup.store.s3_transport import BotoTransport
+from asyncbackup.store.s3_transport import BotoTransport, Transport
 from asyncbackup.store.s3_uploads import S3Uploads
 from asyncbackup.store.slots import RequestSlots
 
@@ -47,13 +48,15 @@ if TYPE_CHECKING:
 class S3Store:
     """See :class:`~asyncbackup.store.base.Store` for what it promises; made by :meth:`connect`."""
 
-    def __init__(self, bucket: S3Bucket, requests: S3Requests, resources: AsyncExitStack) -> None:
+    def __init__(
+        self, bucket: S3Bucket, requests: S3Requests, transport: Transport, resources: AsyncExitStack
+    ) -> None:
         self.url = bucket.location.url
         self.slots = requests.slots
         self._bucket = bucket
         self._requests = requests
         self._resources = resources
-        self._transport = BotoTransport(bucket)
+        self._transport = transport
         self._objects = S3Objects(bucket, requests)
         self._uploads = S3Uploads(bucket, requests, self._objects)
 
@@ -75,7 +78,7 @@ class S3Store:
         :func:`~asyncbackup.store.s3_session.open_client` does.
         """
         async with AsyncExitStack() as resources:
-            client, credentials = await resources.enter_async_context(
+            client, credentials, network = await resources.enter_async_context(
                 open_client(settings, concurrency=concurrency)
             )
             requests = S3Requests(
@@ -87,7 +90,13 @@ class S3Store:
                 on_retry=on_retry,
             )
             bucket = S3Bucket(client, location, storage_class=storage_class)
-            return cls(bucket, requests, resources.pop_all())
+            transport: Transport = BotoTransport(bucket)
+            if settings.transfer == "lean":
+                seconds = settings.timeout_seconds
+                lean = LeanTransport(bucket, credentials, network, timeout_seconds=seconds)
+                resources.push_async_callback(lean.aclose)
+                transport = lean
+            return cls(bucket, requests, transport, resources.pop_all())
 
     async def aclose(self) -> None:
         await self._resources.aclose()

@@ -12,6 +12,8 @@ from aiobotocore.session import AioSession
 from asyncbackup.errors import AccessDeniedError
 
 if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
+
     from asyncbackup.config import S3Settings
 
 _NOT_FOUND = (
@@ -34,6 +36,10 @@ class Credentials:
         self._current = current
         self._settings = settings
         self._renewing = asyncio.Lock()
+
+    async def current(self) -> ReadOnlyCredentials:
+        """What to sign the next request with. Raises botocore's errors where a renewal fails."""
+        return await self._current.get_frozen_credentials()
 
     async def renew(self, seen: int) -> bool:
         """Whether there are credentials other than those of generation ``seen``, which were refused."""

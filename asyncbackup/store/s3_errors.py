@@ -27,6 +27,7 @@ from asyncbackup.errors import (
     StoreError,
     UnsupportedError,
 )
+from asyncbackup.store.lean.errors import MalformedAnswerError, NoConnectionError, TlsFailedError
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_session import ForeignAnswer
 
@@ -103,6 +104,7 @@ _TLS = (
     botocore.exceptions.SSLError,
     ssl.SSLCertVerificationError,
     aiohttp.ClientConnectorCertificateError,
+    TlsFailedError,
 )
 MESSAGE_LIMIT = 300
 
@@ -138,6 +140,8 @@ def translate(error: Exception, target: Target) -> StoreError:
         case botocore.parsers.ResponseParserError():
             reason = f"the answer is not the XML of S3: {shorten(str(error))}"
             return _transient(target, reason, "MalformedAnswer")
+        case MalformedAnswerError():
+            return _transient(target, f"the answer is no HTTP: {shorten(str(error))}", "MalformedAnswer")
         case botocore.exceptions.ParamValidationError():
             reason = f"not a valid request: {shorten(str(error))}"
             return ObjectRefusedError(target.operation, target.key, reason, code="ParamValidation")
@@ -147,7 +151,11 @@ def translate(error: Exception, target: Target) -> StoreError:
             # A certificate or a protocol does not change from one attempt to the next.
             reason = f"TLS to {target.endpoint} failed: {shorten(str(tls))}"
             return StoreError(target.operation, target.key, reason, code="Tls")
-        case botocore.exceptions.ConnectTimeoutError() | botocore.exceptions.ProxyConnectionError():
+        case (
+            botocore.exceptions.ConnectTimeoutError()
+            | botocore.exceptions.ProxyConnectionError()
+            | NoConnectionError()
+        ):
             return _no_connection(error, target)
         case botocore.exceptions.EndpointConnectionError() if _find(error, aiohttp.ClientConnectorError):
             # The same class stands for connections that came about and broke.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import hashlib
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import botocore.loaders
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from botocore.httpsession import mask_proxy_url
 
 from asyncbackup.errors import ConfigError
 from asyncbackup.store.body import BodyStream
@@ -43,17 +46,40 @@ class ForeignAnswer(Exception):  # noqa: N818 - an observation, turned into an e
         self.what = what
 
 
+class Network:
+    """How the client reaches its endpoint: what the AWS chain says of certificates and proxies."""
+
+    def __init__(self) -> None:
+        self._session: _PlainSession | None = None
+
+    def make_session(self, **options: Any) -> _PlainSession:
+        """The client's HTTP session; the client calls this once."""
+        self._session = _PlainSession(**options)
+        return self._session
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy for requests to ``url``, without the password that its address may have."""
+        assert self._session is not None
+        return self._session.proxy_for(url)
+
+    async def tls_context(self) -> ssl.SSLContext:
+        """A new context with the certificates to trust and to show. Raises ``OSError``."""
+        assert self._session is not None
+        return await asyncio.to_thread(self._session.tls_context)
+
+
 @asynccontextmanager
 async def open_client(
     settings: S3Settings, *, concurrency: int
-) -> AsyncIterator[tuple[S3Client, Credentials]]:
-    """A client with its own connection pool of ``concurrency`` connections, and what it signs with.
+) -> AsyncIterator[tuple[S3Client, Credentials, Network]]:
+    """A client with its own connection pool of ``concurrency`` connections, what it signs with, and its way.
 
     Raises ``ConfigError`` for an endpoint, profile or region that cannot be, and
     ``AccessDeniedError`` where no credentials are found.
     """
     _keep_secrets_out_of_logs()
     session = AioSession(profile=settings.profile or None)
+    network = Network()
     try:
         session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
         credentials = Credentials(await find_credentials(session), settings)
@@ -61,7 +87,7 @@ async def open_client(
             "s3",
             region_name=_region(session, settings),
             endpoint_url=settings.endpoint_url or None,
-            config=_client_config(settings, concurrency=concurrency),
+            config=_client_config(settings, network, concurrency=concurrency),
         )
         client = await client_context.__aenter__()
     except botocore.exceptions.ProfileNotFound as error:
@@ -71,7 +97,7 @@ async def open_client(
     try:
         check_endpoint(client.meta.endpoint_url, settings)
         _register_handlers(client)
-        yield client, credentials
+        yield client, credentials, network
     finally:
         await client_context.__aexit__(None, None, None)
 
@@ -88,7 +114,7 @@ def _region(session: AioSession, settings: S3Settings) -> str:
     return configured or "us-east-1"
 
 
-def _client_config(settings: S3Settings, *, concurrency: int) -> AioConfig:
+def _client_config(settings: S3Settings, network: Network, *, concurrency: int) -> AioConfig:
     return AioConfig(
         # "auto": the bucket stands in the path at endpoints of one's own, in the host's name at AWS's.
         s3={"addressing_style": settings.addressing_style},
@@ -101,7 +127,7 @@ def _client_config(settings: S3Settings, *, concurrency: int) -> AioConfig:
         response_checksum_validation="when_required",
         parameter_validation=True,
         warm_up_loader_caches=True,
-        http_session_cls=_PlainSession,
+        http_session_cls=network.make_session,  # type: ignore[arg-type]
     )
 
 
@@ -120,6 +146,16 @@ class _PlainSession(AIOHTTPSession):
     aiohttp follows redirects with the signed headers and the body, and silently sends a
     request again when a kept connection turns out to be closed.
     """
+
+    def proxy_for(self, url: str) -> str | None:
+        config: Any = self._proxy_config  # type: ignore[attr-defined]
+        proxy: str | None = config.proxy_url_for(url)
+        return mask_proxy_url(proxy) if proxy else None
+
+    def tls_context(self) -> ssl.SSLContext:
+        context: ssl.SSLContext
+        context, _ = self._build_ssl_contexts(None)  # type: ignore[attr-defined]
+        return context
 
     async def _get_session(self, proxy_url: str | None) -> _NoRedirects:
         session = await super()._get_session(proxy_url)  # type: ignore[misc]
@@ -162,10 +198,18 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
 
 
 def _refuse_foreign(response_dict: dict[str, Any], **_: object) -> None:
-    """A captive portal's page parses as an S3 answer that says nothing: an empty listing, a finished PUT."""
-    body, status = response_dict["body"], response_dict["status_code"]
+    body = response_dict["body"]
+    if isinstance(body, bytes):
+        check_native(response_dict["status_code"], body)
+
+
+def check_native(status: int, body: bytes) -> None:
+    """Raise ``ForeignAnswer`` for a body that is no XML where S3 sends XML or nothing.
+
+    A captive portal's page parses as an S3 answer that says nothing: an empty listing, a finished PUT.
+    """
     # 500 is also what botocore makes of a 200 whose body it cannot parse.
-    if not (status < 300 or status == 500) or not isinstance(body, bytes):
+    if not (status < 300 or status == 500):
         return
     start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.lower().startswith((b"<!doctype html", b"<html")):

@@ -138,7 +138,7 @@ class _BotoDownload:
         self._body = answer["Body"]
         self._target = bucket.target("GetObject", key)
         self.length = int(answer["ContentLength"]) if "ContentLength" in answer else -1
-        self.start, total = _parse_content_range(answer.get("ContentRange", ""))
+        self.start, total = parse_content_range(answer.get("ContentRange", ""))
         if self.start < 0 and not ranged:
             self.start, total = 0, self.length
         self.info = object_info(key, answer, size=total)
@@ -200,7 +200,7 @@ def time_ns(moment: datetime | None) -> int:
     return int(moment.timestamp() * 1_000_000) * 1000 if moment is not None else 0
 
 
-def _parse_content_range(text: str) -> tuple[int, int]:
+def parse_content_range(text: str) -> tuple[int, int]:
     """``(start, total)`` of ``bytes START-END/TOTAL``; -1 for what it does not say."""
     unit, _, rest = text.partition(" ")
     span, _, total = rest.partition("/")

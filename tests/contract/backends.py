@@ -63,6 +63,8 @@ LACKS: dict[str, dict[str, bool]] = {
         "copy_replaces_metadata": False,
         "copies_parts": False,
     },
+    # The benchmarks' own server does what S3 does.
+    "memory": {},
     # Directories have no metadata in the filer.
     "seaweed": {"keeps_folder_metadata": False},
     # Checks no digest; returns the checksum of multipart objects and copies alone; answers 500
@@ -76,7 +78,7 @@ LACKS: dict[str, dict[str, bool]] = {
     },
 }
 
-BACKENDS = ("local", "rclone", "seaweed", "moto")
+BACKENDS = ("local", "memory", "rclone", "seaweed", "moto")
 
 
 def s3_backend(endpoint: S3Endpoint, buckets: dict[str, str]) -> Backend:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from asyncbackup.config import S3Settings
@@ -23,8 +24,44 @@ def buckets() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(params=["lean", "aiobotocore"])
+def transfer(request: pytest.FixtureRequest) -> str:
+    """Each way for contents to travel in turn; all that is promised holds for both."""
+    way: str = request.param
+    return way
+
+
+@pytest.fixture
+def rclone_s3(rclone_s3: S3Endpoint, transfer: str) -> S3Endpoint:
+    return msgspec.structs.replace(rclone_s3, transfer=transfer)
+
+
+@pytest.fixture
+def seaweed_s3(seaweed_s3: S3Endpoint, transfer: str) -> S3Endpoint:
+    return msgspec.structs.replace(seaweed_s3, transfer=transfer)
+
+
+@pytest.fixture
+def moto_s3(moto_s3: S3Endpoint, transfer: str) -> S3Endpoint:
+    return msgspec.structs.replace(moto_s3, transfer=transfer)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A folder has one way only."""
+    doubled = [item for item in items if _ways(item) == ("local", "aiobotocore")]
+    items[:] = [item for item in items if item not in doubled]
+    config.hook.pytest_deselected(items=doubled)
+
+
+def _ways(item: pytest.Item) -> tuple[object, object]:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("backend"), params.get("transfer")
+
+
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path, buckets: dict[str, str]) -> Iterator[Backend]:
+def backend(
+    request: pytest.FixtureRequest, transfer: str, tmp_path: Path, buckets: dict[str, str]
+) -> Iterator[Backend]:
     """Each store in turn, at a fresh, empty destination."""
     name = request.param
     if name == "local":

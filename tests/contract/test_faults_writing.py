@@ -354,9 +354,9 @@ async def test_credentials_that_were_renewed_meanwhile(
     assert all("AKIAEXPIREDEXPIRED00" in signer for signer in signers)
 
 
-async def test_a_frozen_server_is_noticed(tmp_path: Path) -> None:
+async def test_a_frozen_server_is_noticed(tmp_path: Path, transfer: str) -> None:
     with run_rclone(tmp_path / "rclone") as (endpoint, process):
-        s3 = endpoint.settings(timeout_seconds=0.7)
+        s3 = endpoint.settings(timeout_seconds=0.7, transfer=transfer)
         bucket = endpoint.fresh_bucket()
         once = RetryPolicy(max_attempts=1)
         async with open_store(f"s3://{bucket}", s3=s3, concurrency=2, policy=once) as store:

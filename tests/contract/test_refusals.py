@@ -25,7 +25,7 @@ EMPTY = digest(b"")
 
 @pytest.mark.parametrize("server", ["rclone_s3", "seaweed_s3"])
 async def test_a_wrong_secret_key(
-    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    server: str, transfer: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint: S3Endpoint = request.getfixturevalue(server)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-a-wrong-secret")
@@ -38,7 +38,7 @@ async def test_a_wrong_secret_key(
 
 @pytest.mark.parametrize("server", ["rclone_s3", "seaweed_s3"])
 async def test_an_unknown_access_key(
-    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    server: str, transfer: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint: S3Endpoint = request.getfixturevalue(server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWNUNKNOWN00")
@@ -62,7 +62,9 @@ async def test_an_unknown_profile(seaweed_s3: S3Endpoint) -> None:
 
 
 @pytest.mark.parametrize("server", ["rclone_s3", "seaweed_s3", "moto_s3"])
-async def test_a_bucket_that_does_not_exist(server: str, request: pytest.FixtureRequest) -> None:
+async def test_a_bucket_that_does_not_exist(
+    server: str, transfer: str, request: pytest.FixtureRequest
+) -> None:
     endpoint: S3Endpoint = request.getfixturevalue(server)
     async with open_store(
         "s3://no-such-bucket", s3=endpoint.settings(), concurrency=1, policy=QUICK
@@ -76,9 +78,9 @@ async def test_a_bucket_that_does_not_exist(server: str, request: pytest.Fixture
     assert not isinstance(put.value, ObjectMissingError)
 
 
-async def test_an_endpoint_that_nobody_listens_at() -> None:
+async def test_an_endpoint_that_nobody_listens_at(transfer: str) -> None:
     (port,) = free_ports(1)
-    s3 = S3Settings(endpoint_url=f"http://127.0.0.1:{port}", region="us-east-1")
+    s3 = S3Settings(endpoint_url=f"http://127.0.0.1:{port}", region="us-east-1", transfer=transfer)
     lines: list[str] = []
     async with open_store("s3://bucket", s3=s3, concurrency=1, on_retry=lines.append) as store:
         with pytest.raises(
@@ -90,11 +92,13 @@ async def test_an_endpoint_that_nobody_listens_at() -> None:
     assert len(lines) == 1
 
 
-async def test_a_host_that_does_not_exist() -> None:
-    s3 = S3Settings(endpoint_url="https://no-such-host.invalid", region="us-east-1")
+async def test_a_host_that_does_not_exist(transfer: str) -> None:
+    s3 = S3Settings(endpoint_url="https://no-such-host.invalid", region="us-east-1", transfer=transfer)
     async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
         with pytest.raises(StoreError, match=r"no connection to https://no-such-host\.invalid"):
             await store.head("key")
+        with pytest.raises(StoreError, match=r"no connection to https://no-such-host\.invalid"):
+            await store.get("key", limit=1)
 
 
 async def test_plain_http_to_another_machine_is_refused() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,13 +92,14 @@ async def test_certificates_that_prove_nothing(
     age: datetime.timedelta,
     trusted: bool,
     text: str,
+    transfer: str,
 ) -> None:
     pem = certificate(tmp_path, host, ends=NOW + age)
     if trusted:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     received: list[bytes] = []
     async with tls_server(pem, received) as url:
-        s3 = S3Settings(endpoint_url=url, region="us-east-1")
+        s3 = S3Settings(endpoint_url=url, region="us-east-1", transfer=transfer)
         async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
             with pytest.raises(StoreError, match=f"TLS to {url} failed: .*({text})") as caught:
                 await store.put("key", b"secret", sha256=digest(b"secret"))
@@ -106,12 +108,14 @@ async def test_certificates_that_prove_nothing(
     assert received == []
 
 
-async def test_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transfer: str
+) -> None:
     pem = certificate(tmp_path, "localhost", ends=NOW + DAY)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     received: list[bytes] = []
     async with tls_server(pem, received) as url:
-        s3 = S3Settings(endpoint_url=url, region="us-east-1")
+        s3 = S3Settings(endpoint_url=url, region="us-east-1", transfer=transfer)
         async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
             with pytest.raises(StoreError, match="no such object"):
                 await store.put("key", b"content", sha256=digest(b"content"))
@@ -121,3 +125,25 @@ async def test_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest
     assert not [
         line for line in lines if line.startswith((b"x-amz-trailer", b"transfer-encoding", b"expect"))
     ]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_on_uvloop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transfer: str, trusted: bool) -> None:
+    """What the command runs on has a TLS of its own."""
+    pem = certificate(tmp_path, "localhost", ends=NOW + DAY)
+    if trusted:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
+    received: list[bytes] = []
+    large = bytes(3 * 1024 * 1024)
+
+    async def put() -> None:
+        async with tls_server(pem, received) as url:
+            s3 = S3Settings(endpoint_url=url, region="us-east-1", transfer=transfer)
+            async with open_store("s3://bucket", s3=s3, concurrency=1, policy=QUICK) as store:
+                for body in (b"content", large):
+                    with pytest.raises(StoreError, match="no such object" if trusted else "TLS to"):
+                        await store.put("key", body, sha256=digest(body))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(put())
+    assert len(received) == (2 if trusted else 0)

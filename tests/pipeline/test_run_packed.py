@@ -373,3 +373,14 @@ async def test_a_stopped_run_sends_no_half_full_pack_and_the_next_goes_on(packed
     assert pack_paths(packed) == []
     summary = await packed.run()
     assert summary.files_new == 10
+
+
+@pytest.mark.parametrize("less", [0, 1, 1000])
+async def test_a_file_that_is_large_by_its_header_alone_is_saved(plain: Workbench, less: int) -> None:
+    """A file of one part, or hardly less, costs more than a part as a member, which it never becomes."""
+    plain.write("one part", os.urandom(plain.settings.part_size_bytes - less))
+    summary = await plain.run()
+    assert not summary.failures
+    extent = (await plain.entries())[b"one part"].extent
+    assert extent is not None
+    assert extent.key == "files/one part"

@@ -26,10 +26,12 @@ class S3Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
     region: str = "us-east-1"
+    transfer: str = "lean"
 
     def settings(self, **changes: Any) -> S3Settings:
         """Settings that reach this server; ``changes`` are further fields of ``S3Settings``."""
-        return S3Settings(**{"endpoint_url": self.url, "region": self.region, **changes})
+        fields = {"endpoint_url": self.url, "region": self.region, "transfer": self.transfer}
+        return S3Settings(**{**fields, **changes})
 
     def fresh_bucket(self) -> str:
         """Make an empty bucket with a name that was not used before."""

@@ -136,6 +136,7 @@ MISTAKES: list[tuple[str, int, str, list[str]]] = [
     ('[s3]\nendpoint_url = "http://10.1.2.3"\n' + HOME, 2, "s3.endpoint_url", ["allow_plain_http = true"]),
     ('[s3]\nendpoint_url = "https://h/?x"\n' + HOME, 2, "s3.endpoint_url", ["neither '?' nor '#'"]),
     ('[s3]\naddressing_style = "paht"\n' + HOME, 2, "s3.addressing_style", ["did you mean 'path'?"]),
+    ('[s3]\ntransfer = "boto"\n' + HOME, 2, "s3.transfer", ["accepted are lean, aiobotocore"]),
     ('[s3]\nregion = ""\n' + HOME, 2, "s3.region", ["leave the key out"]),
     ("[s3]\ntimeout_seconds = 0\n" + HOME, 2, "s3.timeout_seconds", ["a number from 1 to 3600"]),
     ("[s3]\nmax_attempts = 2.0\n" + HOME, 2, "s3.max_attempts", ["whole number from 1 to 100"]),

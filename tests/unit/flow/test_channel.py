@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from asyncbackup.flow.channel import BrokenChannelError, EndOfChannel, Receiver, Sender, open_channel
+from asyncbackup.flow.channel import (
+    BrokenChannelError,
+    EndOfChannel,
+    Receiver,
+    Sender,
+    open_channel,
+    watch_channels,
+)
 from tests.unit.flow.turns import settle
 
 
@@ -275,3 +282,17 @@ async def test_statistics_tell_items_and_who_waited() -> None:
 def test_a_channel_that_could_hold_nothing_is_refused(capacity: int) -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1"):
         open_channel("none", capacity)
+
+
+async def test_channels_opened_in_the_block_are_watched_also_those_of_its_tasks() -> None:
+    async def open_one_more() -> None:
+        open_channel("second", 1)
+
+    open_channel("before", 1)
+    with watch_channels() as seen:
+        sender: Sender[int]
+        sender, _receiver = open_channel("first", 1)
+        await asyncio.create_task(open_one_more())
+    open_channel("after", 1)
+    await sender.send(1)
+    assert [(statistics.name, statistics.items) for statistics in seen] == [("first", 1), ("second", 0)]

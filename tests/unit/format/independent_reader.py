@@ -128,7 +128,19 @@ def read_manifest(plain: bytes) -> tuple[dict[str, Any], list[dict[str, Any]], d
     if (header["type"], header["format"], header["requires"]) != ("manifest", 1, []):
         raise ValueError("not a manifest of format 1")
     last: tuple[bytes, bytes] | None = None
+    last_pack: tuple[str, str] | None = None
+    stages = {"deleted": 0, "file": 0, "folder": 0, "symlink": 0, "pack": 1, "failed": 2}
+    if [stages[line["type"]] for line in lines] != sorted(stages[line["type"]] for line in lines):
+        raise ValueError("entries, packs and failures are mixed")
+    if header["base"] is None and any(line["type"] == "deleted" for line in lines):
+        raise ValueError("something is deleted from nothing")
     for line in lines:
+        if line["type"] == "pack":
+            line |= {"run": line.get("run", header["snapshot"])}
+            if last_pack is not None and (line["run"], line["key"]) <= last_pack:
+                raise ValueError("packs out of order")
+            last_pack = (line["run"], line["key"])
+            continue
         plain_key = "files/" + line["path"] + ("/" if line["type"] == "folder" and line["path"] else "")
         line["path"] = path_of(line["path"])
         if line["type"] == "failed":
@@ -139,12 +151,12 @@ def read_manifest(plain: bytes) -> tuple[dict[str, Any], list[dict[str, Any]], d
         last = (folder, name)
         if "extent" in line:
             line["extent"] = {"run": header["snapshot"], "key": plain_key, "offset": 0} | line["extent"]
-    counts = {"deleted": 0, "failed": 0, "file": 0, "folder": 0, "symlink": 0}
+    counts = dict.fromkeys(stages, 0)
     for line in lines:
         counts[line["type"]] += 1
     entries = counts["file"] + counts["folder"] + counts["symlink"]
-    found = (entries, counts["deleted"], counts["failed"])
-    if end["type"] != "end" or found != (end["entries"], end["deleted"], end["failed"]):
+    found = (entries, counts["deleted"], counts["pack"], counts["failed"])
+    if end["type"] != "end" or found != (end["entries"], end["deleted"], end.get("packs", 0), end["failed"]):
         raise ValueError("the last line does not fit the others")
     return header, lines, end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from asyncbackup.format.decrypt_script import SCRIPT
 from asyncbackup.format.keys import run_prefix, snapshot_key
@@ -88,7 +90,7 @@ def test_snapshots_restore_exactly(
 
 def test_snapshots_are_listed(made: tuple[Path, list[Tree]]) -> None:
     done = run(made[0], "list")
-    assert done.stdout.decode().splitlines() == [snapshot_key(SECTION, run_id) for run_id in RUNS]
+    assert done.stdout.decode().splitlines() == [f"{SECTION}/{run_id}" for run_id in RUNS]
 
 
 def test_objects_and_manifests_are_shown(made: tuple[Path, list[Tree]], passphrase: Path) -> None:
@@ -181,7 +183,7 @@ def test_plain_manifest_in_an_encrypted_repository_is_refused_unless_allowed(
     (folder / SNAPSHOT).write_bytes(plain.objects[SNAPSHOT][0])
     done = run(folder, "restore", SNAPSHOT, str(tmp_path / "restored"), passphrase_file=passphrase)
     assert done.returncode == 1
-    assert b"somebody replaced it" in done.stderr
+    assert b"none of them vouches for it" in done.stderr
     (folder / "asyncbackup.json").write_bytes(plain.objects["asyncbackup.json"][0])
     done = run(folder, "restore", SNAPSHOT, str(tmp_path / "restored"))
     assert b"its content is not that of the snapshot" in done.stderr
@@ -202,6 +204,13 @@ def header(**changes: object) -> dict[str, object]:
         (by_lines(header=header(requires=["x"])), b"newer asyncbackup"),
         (by_lines(header=header_line()), b"not that of this snapshot"),
         (by_lines(header=header(base=RUNS[0], depth=1)), b"not that of this snapshot"),
+        (by_lines(header=header(revision=1)), b"not that of this snapshot"),
+        (by_lines(header=header(base=RUNS[1], depth=1)), b"rests on is not that of this snapshot"),
+        (by_lines(header=header(base="20200101T000000Z-0000", depth=1)), b"its manifest is not here"),
+        (by_lines({"type": "socket", "path": "s"}, header=header()), b"'socket'"),
+        (zstandard.compress(b'{"type":'), b"it is damaged"),
+        (by_lines(folder_line("a"), header=header())[:-9], b"cut off"),
+        (b"no zstd", SNAPSHOT.encode() + b": it is damaged"),
     ],
 )
 def test_hostile_manifests_are_refused(tmp_path: Path, manifest: bytes, reason: bytes) -> None:
@@ -212,6 +221,60 @@ def test_hostile_manifests_are_refused(tmp_path: Path, manifest: bytes, reason: 
     assert done.returncode == 1
     assert reason in done.stderr
     assert not (tmp_path / "restored").exists()
+
+
+def test_hostile_places_are_not_read(tmp_path: Path) -> None:
+    """What a manifest says of where contents lie leads nowhere but into the copy's data."""
+    repository, _ = example(encrypted=False)
+    (tmp_path / "secret").write_bytes(b"hello")
+    places: list[dict[str, object]] = [
+        {"key": "files/../../../../../../secret"},
+        {"key": str(tmp_path / "secret")},
+        {"key": "files//secret"},
+        {"run": "../../..", "key": "secret"},
+        {"run": RUNS[0] + "/files/..", "key": "secret"},
+        {"key": "files/docs/old.txt", "compression": "lz4"},
+        {"key": "files/docs/old.txt", "offset": -1},
+        {"key": "files/docs/old.txt", "length": 4},
+        {"key": "files/docs/old.txt", "encrypted": True},
+        {"key": "files/docs"},
+    ]
+    lines = [
+        file_line(f"file {number}", size=3, extent={"length": 3} | place)
+        for number, place in enumerate(places)
+    ]
+    good = file_line("good", size=3, extent={"length": 3, "key": "files/docs/old.txt"})
+    repository.objects[SNAPSHOT] = (by_lines(*lines, good, header=header()), {})
+    repository.write_to(tmp_path / "copy")
+    done = run(tmp_path / "copy", "restore", SNAPSHOT, str(tmp_path / "restored"))
+    assert done.returncode == 1
+    assert os.listdir(tmp_path / "restored") == ["good"]
+    complaints = done.stderr.decode().splitlines()
+    assert sorted(line.partition(":")[0] for line in complaints[:-1]) == [
+        f"file {number}" for number in range(len(places))
+    ]
+
+
+def test_small_contents_that_expand_without_end_fill_no_memory(tmp_path: Path) -> None:
+    repository, _ = example(encrypted=False)
+    bomb = zstandard.compress(bytes(2**30))
+    for key in ("files/bomb", "packs/000001.tar.zst"):
+        repository.objects[f"{SECTION}/data/{RUNS[0]}/{key}"] = (bomb, {})
+    extent = {"length": len(bomb), "compression": "zstd"}
+    lines = by_lines(
+        file_line("bomb", size=4, extent=extent),
+        file_line("in a pack", size=2**25, extent=extent | {"key": "packs/000001.tar.zst"}),
+        header=header(),
+    )
+    repository.objects[SNAPSHOT] = (lines, {})
+    repository.write_to(tmp_path / "copy")
+    command = ["prlimit", f"--as={2**29}", sys.executable, "-I", str(TOOL), str(tmp_path / "copy"), "restore"]
+    done = subprocess.run([*command, SNAPSHOT, tmp_path / "restored"], capture_output=True, check=False)
+    assert done.stderr.splitlines() == [
+        f"in a pack: {SECTION}/data/{RUNS[0]}/packs/000001.tar.zst: it is cut off".encode(),
+        b"1 complaints; all else was restored",
+    ]
+    assert (tmp_path / "restored/bomb").read_bytes() == bytes(4)
 
 
 def test_symlinks_lead_no_file_out_of_the_target(tmp_path: Path) -> None:
@@ -230,6 +293,24 @@ def test_symlinks_lead_no_file_out_of_the_target(tmp_path: Path) -> None:
     assert list(outside.iterdir()) == []
 
 
+def test_symlinks_lead_no_symlink_and_no_folder_out_of_the_target(tmp_path: Path) -> None:
+    repository, _ = example(encrypted=False)
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    evil = by_lines(
+        symlink_line("a", target=str(outside)),
+        folder_line("b", mode="40777"),
+        symlink_line("b", target=str(outside)),
+        symlink_line("a/x", target="anything"),
+        header=header(),
+    )
+    repository.objects[SNAPSHOT] = (evil, {})
+    repository.write_to(tmp_path / "copy")
+    run(tmp_path / "copy", "restore", SNAPSHOT, str(tmp_path / "restored"))
+    assert list(outside.iterdir()) == []
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
+
+
 def test_an_existing_target_is_not_touched(
     made: tuple[Path, list[Tree]], passphrase: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +318,10 @@ def test_an_existing_target_is_not_touched(
     done = run(made[0], "restore", SNAPSHOT, str(tmp_path / "restored"), passphrase_file=passphrase)
     assert done.returncode == 1
     assert list((tmp_path / "restored").iterdir()) == []
+
+
+def test_the_script_is_of_a_python_that_a_stranger_may_have() -> None:
+    ast.parse(TOOL.read_text(), feature_version=(3, 9))
 
 
 def test_the_package_holds_the_script_as_it_is() -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,36 +10,13 @@ import pytest
 
 from asyncbackup.format.readme import restore_readme
 from asyncbackup.model import Kind
+from tests.restore_page import commands_below, do, needs_aws, needs_zstd, of_one_run
 from tests.unit.format.repositories import LONG, PASSPHRASE, RUNS, Repository, Tree, example
 
 if TYPE_CHECKING:
     from tests.servers import S3Endpoint
 
-needs_aws = pytest.mark.skipif(shutil.which("aws") is None, reason="the AWS CLI is not installed")
-
-
-def commands_below(page: str, title: str) -> str:
-    """The indented block of the section with that title."""
-    section = page.split(f"## {title}\n")[1].split("\n## ")[0].split("\n```python\n")[0]
-    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
-    assert lines
-    return "\n".join(lines)
-
-
-def do(commands: str, folder: Path, **environment: str) -> None:
-    commands = re.sub(r"RUN=….*", f"RUN={RUNS[0]}", commands)
-    commands = commands.replace("RUN.jsonl.zst", f"{RUNS[1]}.jsonl.zst")
-    commands = re.sub(r"^pip install .*$", "", commands, flags=re.MULTILINE)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", "-euc", commands],
-        cwd=folder,
-        env=os.environ | {"PATH": path, "HOME": str(folder), "AWS_DEFAULT_REGION": "us-east-1"} | environment,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
+LATEST = "The latest version of everything"
 
 
 def files_of(tree: Tree, *, run: str) -> dict[str, bytes]:
@@ -84,44 +56,26 @@ def upload(endpoint: S3Endpoint, repository: Repository) -> tuple[S3Endpoint, st
 
 
 @needs_aws
-def test_one_run_with_aws(uploaded: tuple[S3Endpoint, str, list[Tree]], tmp_path: Path) -> None:
+def test_latest_version_with_aws(uploaded: tuple[S3Endpoint, str, list[Tree]], tmp_path: Path) -> None:
     endpoint, page, trees = uploaded
-    do(commands_below(page, "The files of one run"), tmp_path, AWS_ENDPOINT_URL=endpoint.url)
-    assert contents(tmp_path / "restored") == files_of(trees[0], run=RUNS[0])
+    do(commands_below(page, LATEST), tmp_path / "all", endpoint=endpoint)
+    wanted = files_of(trees[0], run=RUNS[0]) | files_of(trees[1], run=RUNS[1])
+    assert contents(tmp_path / "all/restored") == wanted
 
 
 @needs_aws
-def test_all_runs_with_aws(uploaded: tuple[S3Endpoint, str, list[Tree]], tmp_path: Path) -> None:
-    endpoint, page, trees = uploaded
-    do(commands_below(page, "The latest version of everything"), tmp_path, AWS_ENDPOINT_URL=endpoint.url)
-    wanted = files_of(trees[0], run=RUNS[0]) | files_of(trees[1], run=RUNS[1])
-    assert contents(tmp_path / "restored") == wanted
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="owners are restored by root alone")
-def test_metadata_with_rclone(uploaded: tuple[S3Endpoint, str, list[Tree]], tmp_path: Path) -> None:
-    endpoint, page, trees = uploaded
-    do(commands_below(page, "With times, permissions and owners"), tmp_path, AWS_ENDPOINT_URL=endpoint.url)
-    restored = tmp_path / "restored"
-    assert contents(restored) == files_of(trees[0], run=RUNS[0]) | files_of(trees[1], run=RUNS[1])
-    assert (restored / "empty").is_dir()
-    for entry, _ in trees[1].values():
-        if entry.kind is Kind.FILE and entry.extent and entry.extent.key.startswith("files/"):
-            status = (restored / entry.extent.key.removeprefix("files/")).stat()
-            assert status.st_mtime_ns == entry.mtime_ns
-            assert stat.S_IMODE(status.st_mode) == stat.S_IMODE(entry.mode)
-            assert (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
-
-
 def test_times_with_rclone_without_metadata(
     uploaded: tuple[S3Endpoint, str, list[Tree]], tmp_path: Path
 ) -> None:
     """What the page tells everyone but root to do."""
     endpoint, page, trees = uploaded
-    commands = commands_below(page, "With times, permissions and owners").replace(" --metadata", "")
-    do(commands, tmp_path, AWS_ENDPOINT_URL=endpoint.url)
+    setup = commands_below(page, LATEST).partition("for run in ")[0]
+    commands = setup + commands_below(page, "With times, permissions and owners")
+    assert " --metadata" in commands
+    do(commands.replace(" --metadata", ""), tmp_path / "all", endpoint=endpoint, strict=False)
     entry, _ = trees[1][b"docs/report.pdf"]
-    assert (tmp_path / "restored/docs/report.pdf").stat().st_mtime_ns == entry.mtime_ns
+    assert (tmp_path / "all/restored/docs/report.pdf").stat().st_mtime_ns == entry.mtime_ns
+    assert (tmp_path / "all/restored/empty").is_dir()
 
 
 @needs_aws
@@ -133,13 +87,11 @@ def test_exactly_one_snapshot_with_the_script(
     endpoint, page = upload(seaweed_s3, repository)
     commands = commands_below(page, "Decrypting" if encrypted else "Exactly one snapshot")
     (tmp_path / "passphrase").write_bytes(PASSPHRASE)
-    commands = commands.replace("copy restore", "--passphrase-file passphrase copy restore")
-    do(commands, tmp_path, AWS_ENDPOINT_URL=endpoint.url)
-    deep = os.path.join(os.fsencode(tmp_path / "restored"), LONG, b"file")
-    with open(deep, "rb") as file:
-        assert file.read() == b"deep"
-    restored = contents_as_bytes(tmp_path / "restored")
-    assert restored == {path: body for path, (entry, body) in trees[1].items() if entry.kind is Kind.FILE}
+    commands = commands.replace("copy restore", "--passphrase-file ../passphrase copy restore")
+    do(commands, tmp_path / "all", endpoint=endpoint)
+    restored = contents_as_bytes(tmp_path / "all/restored")
+    assert restored[LONG + b"/file"] == b"deep"
+    assert restored == {path: body for path, (entry, body) in trees[2].items() if entry.kind is Kind.FILE}
 
 
 def contents_as_bytes(folder: Path) -> dict[bytes, bytes]:
@@ -154,29 +106,26 @@ def contents_as_bytes(folder: Path) -> dict[bytes, bytes]:
     return found
 
 
-@pytest.mark.parametrize("title", ["The files of one run", "The latest version of everything"])
-def test_folders_with_cp(tmp_path: Path, title: str) -> None:
+@needs_zstd
+def test_folders_with_tar(tmp_path: Path) -> None:
     repository, trees = example(encrypted=False)
     destination = tmp_path / "my disk's backups"
-    repository.add_readme(destination.as_uri())
+    repository.add_readme(f"file://{destination}")
     repository.write_to(destination)
-    page = (destination / "RESTORE.md").read_text()
-    (tmp_path / "work").mkdir()
-    do(commands_below(page, title), tmp_path / "work")
-    wanted = files_of(trees[0], run=RUNS[0])
-    if title.startswith("The latest"):
-        wanted |= files_of(trees[1], run=RUNS[1])
-    assert contents(tmp_path / "work/restored") == wanted
-    commands = commands_below(page, "Exactly one snapshot")
-    (tmp_path / "again").mkdir()
-    do(commands, tmp_path / "again")
-    assert contents_as_bytes(tmp_path / "again/restored")[b"docs/report.pdf"] == b"changed"
+    commands = commands_below((destination / "RESTORE.md").read_text(), LATEST)
+    do(commands, tmp_path / "all")
+    first, second = files_of(trees[0], run=RUNS[0]), files_of(trees[1], run=RUNS[1])
+    assert contents(tmp_path / "all/restored") == first | second
+    do(of_one_run(commands, RUNS[0]), tmp_path / "one")
+    assert contents(tmp_path / "one/restored") == first
 
 
 def test_an_encrypted_page_offers_no_way_that_gives_ciphertext() -> None:
     page = restore_readme(destination="s3://bucket", sections=["home", "work"], encrypted=True).decode()
     assert "rclone copy" not in page
-    assert "/files/ restored" not in page
+    assert "/files/" not in page.split("## Decrypting")[1].split("```python")[0]
+    assert "tar -x" not in page
+    assert "hidden/..." in page
     assert "`home`, `work`" in page
     assert "pass phrase" in page
 
@@ -186,3 +135,15 @@ def test_places_are_joined_with_one_slash(destination: str) -> None:
     page = restore_readme(destination=destination, sections=[], encrypted=False).decode()
     assert "//$SECTION" not in page
     assert "none" in page
+
+
+@pytest.mark.parametrize(
+    ("destination", "place"),
+    [
+        ("file:///mnt/100%25 #1?", "'/mnt/100%25 #1?'/$SECTION/data/"),
+        ("s3://bucket/a#b?c%41", "'s3://bucket/a#b?c%41'/$SECTION/data/"),
+    ],
+)
+def test_places_stand_as_they_are(destination: str, place: str) -> None:
+    page = restore_readme(destination=destination, sections=[], encrypted=False).decode()
+    assert place in page

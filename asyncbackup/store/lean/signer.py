@@ -1,0 +1,106 @@
+"""AWS Signature Version 4 for requests with few, known headers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from botocore.exceptions import NoCredentialsError
+
+if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
+
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+def encoded_path(path: str) -> str:
+    """A path as it stands in the request line and in the signature: S3 normalises nothing."""
+    return quote(path, safe="/~")
+
+
+def encoded_query(**parameters: str) -> str:
+    """Query parameters, encoded and in the order of their names."""
+    return "&".join(f"{name}={quote(parameters[name], safe='-_.~')}" for name in sorted(parameters))
+
+
+class Signer:
+    """Signs for one host, region and service. Keeps the key of the day, which costs four digests."""
+
+    def __init__(self, *, host: str, region: str, service: str = "s3") -> None:
+        self._host = host
+        self._region = region
+        self._service = service
+        self._key = b""
+        self._key_of = ("", "")
+        self._second = -1
+        self._stamp = ""
+
+    def head_lines(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[str, str],
+        *,
+        payload_sha256: str,
+        credentials: ReadOnlyCredentials,
+        now: float | None = None,
+    ) -> str:
+        """The request's header lines, each ended by CRLF: ``headers``, what S3 needs beside them, signed.
+
+        ``path`` and ``query`` are encoded. Names of headers are in lower case, values printable
+        ASCII. ``now`` is in seconds since 1970. Raises ``NoCredentialsError``.
+        """
+        access_key, secret_key = credentials.access_key, credentials.secret_key
+        if access_key is None or secret_key is None:
+            raise NoCredentialsError
+        stamp = self._time(now)
+        signed = {
+            "host": self._host,
+            "x-amz-content-sha256": payload_sha256,
+            "x-amz-date": stamp,
+            **headers,
+        }
+        if credentials.token:
+            signed["x-amz-security-token"] = credentials.token
+        names = sorted(signed)
+        canonical = [method, path, query]
+        canonical += [f"{name}:{_trimmed(signed[name])}" for name in names]
+        signed_names = ";".join(names)
+        canonical += ["", signed_names, payload_sha256]
+        digest = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
+
+        day = stamp[:8]
+        scope = f"{day}/{self._region}/{self._service}/aws4_request"
+        to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
+        key = self._signing_key(day, secret_key)
+        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
+        lines = "".join([f"{name}: {signed[name]}\r\n" for name in names])
+        return (
+            f"{lines}authorization: {_ALGORITHM} Credential={access_key}/{scope}, "
+            f"SignedHeaders={signed_names}, Signature={signature}\r\n"
+        )
+
+    def _time(self, now: float | None) -> str:
+        second = int(time.time() if now is None else now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        return self._stamp
+
+    def _signing_key(self, day: str, secret_key: str) -> bytes:
+        if self._key_of != (day, secret_key):
+            key = ("AWS4" + secret_key).encode()
+            for part in (day, self._region, self._service, "aws4_request"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key, self._key_of = key, (day, secret_key)
+        return self._key
+
+
+def _trimmed(value: str) -> str:
+    """A value as it is signed: without spaces around it, and with one space where there are more."""
+    return " ".join(value.split()) if "  " in value or value != value.strip() else value

@@ -1,0 +1,339 @@
+"""The hot operations over connections of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.errors import ObjectRefusedError, StoreError
+from asyncbackup.store.base import Body, PartReceipt, PutResult, UploadId
+from asyncbackup.store.body import body_size
+from asyncbackup.store.lean.answers import info_of, names_another_region, refusal
+from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
+from asyncbackup.store.lean.pool import Pool
+from asyncbackup.store.lean.signer import EMPTY_SHA256, Signer, encoded_path, encoded_query
+from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_errors import translated
+from asyncbackup.store.s3_session import CONNECT_SECONDS
+from asyncbackup.store.s3_transport import BotoTransport, check_write, parse_content_range
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from asyncbackup.store.lean.answer import AnswerParser
+    from asyncbackup.store.lean.connection import Connection
+    from asyncbackup.store.s3_bucket import S3Bucket
+    from asyncbackup.store.s3_credentials import Credentials
+    from asyncbackup.store.s3_errors import Target
+    from asyncbackup.store.s3_session import Network
+    from asyncbackup.store.s3_transport import Download, Progress
+
+_log = logging.getLogger(__name__)
+
+EXPECT_BYTES = 1024 * 1024
+"""Bodies from here on wait for "100 Continue" while the endpoint's last word to a write was no success:
+at the beginning, and after a refusal. A request that is refused then costs its head alone, and in
+ordinary operation nothing waits for a round trip."""
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_VALUE = re.compile(r"[ -~]*", re.ASCII)
+
+
+class LeanTransport:
+    """See :class:`~asyncbackup.store.s3_transport.Transport`.
+
+    Finds its endpoint with the first request. Where something is configured that is not done here
+    (a proxy, session authentication of directory buckets, another signature), the library sends
+    everything, and the log says why.
+    """
+
+    def __init__(
+        self, bucket: S3Bucket, credentials: Credentials, network: Network, *, timeout_seconds: float
+    ) -> None:
+        self._bucket = bucket
+        self._credentials = credentials
+        self._finder = EndpointFinder(bucket, network)
+        self._connect_seconds = min(CONNECT_SECONDS, timeout_seconds)
+        self._library = BotoTransport(bucket)
+        self._route: _Route | None = None
+        self._pools: list[Pool] = []
+        self._by_library: bool | None = None
+        self._finding = asyncio.Lock()
+        self._wary = True
+        self._continues = True
+
+    async def aclose(self) -> None:
+        """Close all connections. Idempotent."""
+        for pool in self._pools:
+            await pool.aclose()
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        sha256: bytes,
+        metadata: Mapping[str, str],
+        only_if_absent: bool,
+        progress: Progress,
+    ) -> PutResult:
+        if await self._use_library("PutObject", key):
+            return await self._library.put(
+                key,
+                body,
+                sha256=sha256,
+                metadata=metadata,
+                only_if_absent=only_if_absent,
+                progress=progress,
+            )
+        checksum = base64.b64encode(sha256).decode()
+        headers = _metadata_headers("PutObject", key, metadata)
+        headers["x-amz-checksum-sha256"] = checksum
+        if only_if_absent:
+            headers["if-none-match"] = "*"
+        if storage_class := self._bucket.storage_class_option(key):
+            headers["x-amz-storage-class"] = storage_class["StorageClass"]
+        answer = await self._write("PutObject", key, "", headers, body, sha256, progress)
+        returned = check_write("PutObject", key, answer, expected=checksum)
+        return PutResult(etag=answer["ETag"], checksum=returned)
+
+    async def upload_part(
+        self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
+    ) -> PartReceipt:
+        if await self._use_library("UploadPart", key):
+            return await self._library.upload_part(
+                key, upload_id, number, body, sha256=sha256, progress=progress
+            )
+        checksum = base64.b64encode(sha256).decode()
+        query = encoded_query(partNumber=str(number), uploadId=upload_id)
+        headers = {"x-amz-checksum-sha256": checksum}
+        answer = await self._write("UploadPart", key, query, headers, body, sha256, progress)
+        check_write("UploadPart", key, answer, expected=checksum)
+        return PartReceipt(number=number, size=body_size(body), etag=answer["ETag"], sha256=sha256)
+
+    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+        if await self._use_library("GetObject", key):
+            return await self._library.open(key, offset=offset, length=length, if_match=if_match)
+        headers = {"x-amz-checksum-mode": "ENABLED"}
+        ranged = bool(offset) or length is not None
+        if ranged:
+            headers["range"] = f"bytes={offset}-" + (str(offset + length - 1) if length is not None else "")
+        if if_match:
+            headers["if-match"] = if_match
+        target = self._bucket.target("GetObject", key)
+        with translated(target):
+            for followed in (False, True):
+                route = self._routed()
+                head = await self._head_of(route, "GET", key, "", headers, EMPTY_SHA256)
+                connection = await route.pool.take()
+                opened = False
+                try:
+                    await connection.send(head, b"", 0, expect=False, progress=_nothing)
+                    answer = await connection.head()
+                    if answer.status < 300:
+                        download = _LeanDownload(route.pool, connection, answer, target, ranged=ranged)
+                        check_write("GetObject", key, {"ETag": download.info.etag}, expected="")
+                        opened = True
+                        return download
+                    body = await connection.whole()
+                finally:
+                    if not opened:
+                        route.pool.give(connection)
+                error = refusal(answer.status, answer.headers, body, target)
+                assert error is not None, "no status from 300 on is a success"
+                if followed or not await self._elsewhere(route, answer.status, error):
+                    raise error
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _write(
+        self,
+        operation: str,
+        key: str,
+        query: str,
+        headers: dict[str, str],
+        body: Body,
+        sha256: bytes,
+        progress: Progress,
+    ) -> dict[str, str]:
+        """Send a body; ETag and checksum of the answer."""
+        target = self._bucket.target(operation, key)
+        size = body_size(body)
+        with translated(target):
+            for followed in (False, True):
+                route = self._routed()
+                expect = size >= EXPECT_BYTES and self._wary and self._continues
+                head = await self._head_of(
+                    route, "PUT", key, query, headers, sha256.hex(), size=size, expect=expect
+                )
+                connection = await route.pool.take()
+                try:
+                    kept = await connection.send(head, body, size, expect=expect, progress=progress)
+                    answer = await connection.head()
+                    content = await connection.whole() if answer.length else b""
+                finally:
+                    route.pool.give(connection)
+                if not kept or (expect and answer.status == 417):
+                    self._continues = False
+                if expect and answer.status == 417:
+                    reason = "the endpoint does not know what to do with Expect: 100-continue"
+                    raise TransientError(operation, key, reason, code="ExpectationFailed")
+                error = None
+                if answer.status >= 300 or content:
+                    error = refusal(answer.status, answer.headers, content, target)
+                self._wary = error is not None
+                if error is None:
+                    return {
+                        "ETag": answer.headers.get("etag", ""),
+                        "ChecksumSHA256": answer.headers.get("x-amz-checksum-sha256", ""),
+                    }
+                if followed or not await self._elsewhere(route, answer.status, error):
+                    raise error
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _head_of(
+        self,
+        route: _Route,
+        method: str,
+        key: str,
+        query: str,
+        headers: dict[str, str],
+        payload_sha256: str,
+        *,
+        size: int = -1,
+        expect: bool = False,
+    ) -> bytes:
+        path = route.endpoint.path + encoded_path(self._bucket.full(key))
+        lines = route.signer.head_lines(
+            method,
+            path,
+            query,
+            headers,
+            payload_sha256=payload_sha256,
+            credentials=await self._credentials.current(),
+        )
+        target = f"{path}?{query}" if query else path
+        length = f"content-length: {size}\r\n" if size >= 0 else ""
+        waits = "expect: 100-continue\r\n" if expect else ""
+        return f"{method} {target} HTTP/1.1\r\n{lines}{route.fixed_lines}{length}{waits}\r\n".encode()
+
+    async def _use_library(self, operation: str, key: str) -> bool:
+        """Whether this request is not for the lean path. Finds the endpoint the first time."""
+        if self._by_library is None:
+            with translated(self._bucket.target(operation, key)):
+                async with self._finding:
+                    await self._find()
+        return self._by_library is True
+
+    async def _find(self) -> None:
+        if self._by_library is not None:
+            return  # Another request has done it meanwhile.
+        try:
+            self._route = self._route_to(await self._finder.find())
+            self._by_library = False
+        except NotLean as reason:
+            self._leave_to_library(reason)
+
+    def _leave_to_library(self, reason: NotLean) -> None:
+        _log.info("%s: contents go through the S3 library, because %s", self._bucket.name, reason)
+        self._by_library = True
+
+    def _route_to(self, endpoint: Endpoint) -> _Route:
+        pool = Pool(endpoint.origin, connect_seconds=self._connect_seconds)
+        self._pools.append(pool)
+        return _Route(
+            endpoint,
+            pool,
+            Signer(host=endpoint.host, region=endpoint.region, service=endpoint.service),
+            f"user-agent: {endpoint.user_agent}\r\naccept-encoding: identity\r\n",
+        )
+
+    def _routed(self) -> _Route:
+        assert self._route is not None, "the endpoint was found before"
+        return self._route
+
+    async def _elsewhere(self, route: _Route, status: int, error: StoreError) -> bool:
+        """Whether the bucket turned out to be in another region, so that the request is to be sent there.
+
+        The library finds out, by a listing of one key that it follows to the right region, and
+        remembers: its own requests go there as well. It only ever follows to an endpoint that it
+        knows for that region, never to an address that an answer names.
+        """
+        if not names_another_region(status, error):
+            return False
+        async with self._finding:
+            if self._route is not route:
+                return True  # Another request has found out.
+            if route.region_checked:
+                return False
+            with contextlib.suppress(StoreError), translated(self._bucket.target("ListObjectsV2")):
+                await self._bucket.client.list_objects_v2(
+                    Bucket=self._bucket.name, Prefix=self._bucket.full(""), MaxKeys=1
+                )
+                route.region_checked = True
+            try:
+                endpoint = await self._finder.find()
+            except NotLean as reason:
+                self._leave_to_library(reason)
+                return False
+            if endpoint.same_place(route.endpoint):
+                return False
+            _log.info("%s is in the region %s", self._bucket.name, endpoint.region)
+            self._route = self._route_to(endpoint)
+            route.pool.retire()
+            return True
+
+
+class _Route(msgspec.Struct):
+    """An endpoint, and what is made once for all requests to it."""
+
+    endpoint: Endpoint
+    pool: Pool
+    signer: Signer
+    fixed_lines: str
+    region_checked: bool = False
+
+
+class _LeanDownload:
+    """See :class:`~asyncbackup.store.s3_transport.Download`."""
+
+    def __init__(
+        self, pool: Pool, connection: Connection, answer: AnswerParser, target: Target, *, ranged: bool
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._target = target
+        self._given = False
+        self.length = answer.length
+        self.start, total = parse_content_range(answer.headers.get("content-range", ""))
+        if self.start < 0 and not ranged:
+            self.start, total = 0, self.length
+        self.info = info_of(target.key, answer.headers, target, size=total)
+
+    async def read(self) -> bytes:
+        with translated(self._target):
+            return await self._connection.read()
+
+    def close(self) -> None:
+        if not self._given:
+            self._given = True
+            self._pool.give(self._connection)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _metadata_headers(operation: str, key: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in metadata.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            reason = f"not a valid request: the metadata {name!r} cannot stand in a header"
+            raise ObjectRefusedError(operation, key, reason, code="ParamValidation")
+        headers["x-amz-meta-" + name.lower()] = value
+    return headers
