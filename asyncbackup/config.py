@@ -8,6 +8,10 @@ import msgspec
 
 MIB = 1024 * 1024
 
+AUTO_CONCURRENCY = 192
+"""The most requests at once that ``concurrency = "auto"`` may come to. The connection pool, the stages
+and the threads are made for it; with the files that a run has open the process stays under 256."""
+
 
 class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach an S3 endpoint; empty values leave the choice to the usual AWS chain."""
@@ -56,12 +60,14 @@ class SectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one command works with. ``concurrency`` is S3 requests at once,
+    """Everything that one command works with. ``concurrency`` is S3 requests at once (with
+    ``adaptive`` the most there may be, as many as serve the endpoint best are used),
     ``memory_limit_bytes`` the file bytes in flight at once. Of a changed file of at least
     ``delta_from_bytes`` only the parts that differ are sent."""
 
     state_dir: Path
     concurrency: int = 32
+    adaptive: bool = False
     memory_limit_bytes: int = 64 * MIB
     part_size_bytes: int = 8 * MIB
     delta_from_bytes: int = 64 * MIB
@@ -71,6 +77,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def section(self, name: str) -> SectionSettings:
         """The section of that name. Raises ``KeyError``."""
         return self.sections[name]
+
+    def with_concurrency(self, number: int | None) -> Settings:
+        """The same with that many requests at once, or with ``None`` as many as serve the endpoint best."""
+        if number is None:
+            return msgspec.structs.replace(self, concurrency=AUTO_CONCURRENCY, adaptive=True)
+        return msgspec.structs.replace(self, concurrency=number, adaptive=False)
 
     def database_path(self, section: str) -> Path:
         """Where the section's catalog lies."""

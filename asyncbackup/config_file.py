@@ -20,7 +20,6 @@ from asyncbackup.config import MIB, EncryptionSettings, S3Settings, SectionSetti
 from asyncbackup.config_table import ConfigFileError, Document, Table
 from asyncbackup.config_values import (
     DEFAULT_ZSTD_LEVEL,
-    LATER,
     check_pattern,
     environment_name,
     not_empty,
@@ -48,6 +47,8 @@ CONFIG_VARIABLE: Final = "ASYNCBACKUP_CONFIG"
 CONFIG_NAME: Final = "asyncbackup.toml"
 
 MAX_CONCURRENCY: Final = 1024
+_AUTO: Final = 0
+"""What ``concurrency = "auto"`` is read as."""
 _CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 
 # S3's own limits for a part; the last one of an upload may be smaller.
@@ -146,6 +147,7 @@ def folder_settings(settings: Settings, path: Path, destination: str, *, name: s
     return Settings(
         state_dir=settings.state_dir / "folders" / pair[:16],
         concurrency=settings.concurrency,
+        adaptive=settings.adaptive,
         memory_limit_bytes=settings.memory_limit_bytes,
         part_size_bytes=settings.part_size_bytes,
         s3=settings.s3,
@@ -190,13 +192,7 @@ def _syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
 
 def _settings(table: Table, *, folder: Path) -> Settings:
     state_dir = table.text("state_dir", default_state_dir(), path_in(folder))
-    concurrency = table.whole(
-        "concurrency",
-        32,
-        1,
-        MAX_CONCURRENCY,
-        words={"auto": f"adaptive concurrency is {LATER}; give a whole number, 32 is a good start"},
-    )
+    concurrency = table.whole("concurrency", 32, 1, MAX_CONCURRENCY, words={"auto": _AUTO})
     memory = table.value("memory_limit", 64 * 1024**2, size_between(_MIN_PART_BYTES, _MAX_MEMORY_BYTES))
     default_part = min(8 * 1024**2, memory)
     part = table.value("part_size", default_part, size_between(_MIN_PART_BYTES, _MAX_PART_BYTES))
@@ -211,12 +207,11 @@ def _settings(table: Table, *, folder: Path) -> Settings:
     table.finish()
     return Settings(
         state_dir=state_dir,
-        concurrency=concurrency,
         memory_limit_bytes=memory,
         part_size_bytes=part,
         s3=s3,
         sections=sections,
-    )
+    ).with_concurrency(concurrency or None)
 
 
 def _s3(table: Table | None) -> S3Settings:

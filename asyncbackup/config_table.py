@@ -115,15 +115,16 @@ class Table:
             return self._refuse(key, value, "accepted is true or false, without quotes", default)
         return value
 
-    def whole(self, key: str, default: int, low: int, high: int, *, words: Mapping[str, str] = {}) -> int:
-        """A whole number from ``low`` to ``high``. ``words`` are strings refused with a text of their own."""
+    def whole(self, key: str, default: int, low: int, high: int, *, words: Mapping[str, int] = {}) -> int:
+        """A whole number from ``low`` to ``high``, or one of ``words``, which stand for numbers."""
         value = self._take(key)
         if value is _MISSING:
             return default
         if isinstance(value, str) and value in words:
-            return self._refuse(key, value, words[value], default)
+            return words[value]
         if type(value) is not int or not low <= value <= high:
-            return self._refuse(key, value, f"accepted is a whole number from {low} to {high}", default)
+            also = "".join(f", or {word!r}" for word in words)
+            return self._refuse(key, value, f"accepted is a whole number from {low} to {high}{also}", default)
         return value
 
     def number(self, key: str, default: float, low: float, high: float) -> float:

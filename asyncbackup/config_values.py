@@ -15,7 +15,6 @@ from asyncbackup.units import SIZE_EXAMPLES, format_size, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-LATER: Final = "not available in this version"
 
 DEFAULT_ZSTD_LEVEL: Final = 3
 MAX_ZSTD_LEVEL: Final = 19

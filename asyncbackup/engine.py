@@ -37,7 +37,7 @@ from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keys import run_mark_key, snapshot_key
 from asyncbackup.format.runid import new_run_id
 from asyncbackup.leftovers import abort_unused, take_up_uploads
-from asyncbackup.limits import LimitSampler
+from asyncbackup.limits import LimitAccount
 from asyncbackup.model import Action, Change, RunCounters, RunId, RunSummary
 from asyncbackup.pipeline.detector import Detector
 from asyncbackup.pipeline.recorder import Recorder
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
+    from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import Failure
     from asyncbackup.pipeline.listing import WalkBatch
     from asyncbackup.pipeline.results import Outcome
@@ -182,11 +183,11 @@ class _Run:
                 self._stop,
                 contents,
             ) as transfer:
-                sampler = LimitSampler(transfer.budget, self._counters)
+                account = LimitAccount(transfer, repository.store.load)
                 with single_error():
-                    async with self._background(sampler.run()):
-                        await self._save_tree(transfer, recorder, sampler)
-                        await self._save_links(transfer, recorder, sampler)
+                    async with self._background(account.run()):
+                        await self._save_tree(transfer, recorder, account)
+                        await self._save_links(transfer, recorder, account)
             if self._stop.requested:
                 await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)
                 raise Interrupted(
@@ -204,8 +205,9 @@ class _Run:
                 written=written,
                 requests=dict(repository.store.requests),
                 peak_inflight_bytes=transfer.budget.peak_bytes,
-                limited_by=sampler.limited_by,
-                limited_by_shares=sampler.shares,
+                limited_by=account.limited_by,
+                limited_by_shares=account.shares,
+                load=repository.store.load,
                 failures=tuple(recorder.failures),
             )
             kept = msgspec.structs.replace(summary, failures=summary.failures[:FAILURES_IN_CATALOG])
@@ -257,22 +259,22 @@ class _Run:
             failures=tuple(tally.failures), dry_run=True, bytes_to_upload=tally.bytes_to_upload
         )
 
-    async def _save_tree(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
+    async def _save_tree(self, transfer: Transfer, recorder: Recorder, account: LimitAccount) -> None:
         """Walk, detect, transfer, record: everything but further names of linked files."""
         changes_in, changes = _change_channel()
         outcomes_in, outcomes = _outcome_channel(self._settings)
-        sampler.watch(changes, transfer)
+        account.watch(changes, outcomes_in)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
                 self._start_detecting(group, changes_in, outcomes_in.clone())
                 group.create_task(transfer.run(changes, outcomes_in.clone()))
             group.create_task(recorder.run(outcomes))
 
-    async def _save_links(self, transfer: Transfer, recorder: Recorder, sampler: LimitSampler) -> None:
+    async def _save_links(self, transfer: Transfer, recorder: Recorder, account: LimitAccount) -> None:
         """Further names of files whose content is saved by now."""
         changes_in, changes = _change_channel()
         outcomes_in, outcomes = _outcome_channel(self._settings)
-        sampler.watch(changes, transfer)
+        account.watch(changes, outcomes_in)
         async with asyncio.TaskGroup() as group:
             with outcomes_in:
                 group.create_task(transfer.run(changes, outcomes_in.clone(), in_order=True))
@@ -377,6 +379,7 @@ class _Run:
         peak_inflight_bytes: int = 0,
         limited_by: str = "walk",
         limited_by_shares: dict[str, float] | None = None,
+        load: RequestLoad | None = None,
         dry_run: bool = False,
         bytes_to_upload: int = 0,
     ) -> RunSummary:
@@ -404,6 +407,7 @@ class _Run:
             peak_inflight_bytes=peak_inflight_bytes,
             limited_by=limited_by,
             limited_by_shares=limited_by_shares or {},
+            concurrency={"final": load.size, "peak": load.peak} if load is not None else {},
             dry_run=dry_run,
             bytes_to_upload=bytes_to_upload,
             failures=failures,

@@ -275,6 +275,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     peak_inflight_bytes: int
     limited_by: str
     limited_by_shares: dict[str, float]
+    concurrency: dict[str, int] = {}
+    """``final``: the requests that were allowed at once at the end; ``peak``: the most there were."""
     dry_run: bool = False
     bytes_to_upload: int = 0
     """Of a dry run: the sizes of the files that a run would read and upload."""

@@ -27,22 +27,21 @@ if TYPE_CHECKING:
 
 
 class Concurrency(click.ParamType[int]):
-    """A whole number of requests; says what it thinks of ``auto``."""
+    """A whole number of requests, or ``auto``, which gives ``AUTO``."""
 
     name = "number"
+    AUTO = 0
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number. A wrong one is a usage error."""
         if value == "auto":
-            self.fail(
-                "adaptive concurrency is not available in this version; give a whole number", param, ctx
-            )
+            return self.AUTO
         try:
             number = int(value)
         except ValueError:
             number = 0
         if not 1 <= number <= MAX_CONCURRENCY:
-            self.fail(f"{value!r} is no whole number from 1 to {MAX_CONCURRENCY}", param, ctx)
+            self.fail(f"{value!r} is no whole number from 1 to {MAX_CONCURRENCY}, nor 'auto'", param, ctx)
         return number
 
 
@@ -68,8 +67,8 @@ asyncbackup run --dry-run --verbose              # what would be saved, and what
     "--concurrency",
     cls=GroupedOption,
     type=Concurrency(),
-    metavar="N",
-    help="S3 requests at once; default: as configured, else 32.",
+    metavar="N|auto",
+    help="S3 requests at once, or 'auto' to find out; default: as configured, else 32.",
 )
 @click.option(
     "--dry-run", cls=GroupedOption, is_flag=True, help="Find out what would be saved; save nothing."
@@ -99,7 +98,7 @@ def run(
     output = session.output()
     selection = select(session, sections)
     if concurrency is not None:
-        settings = msgspec.structs.replace(selection.settings, concurrency=concurrency)
+        settings = selection.settings.with_concurrency(concurrency or None)
         selection = msgspec.structs.replace(selection, settings=settings)
 
     async def main(stop: StopRequest) -> ExitCode:

@@ -92,7 +92,7 @@ def run_lines(summary: RunSummary, *, verbose: bool) -> list[str]:
     if summary.bytes_uploaded:
         uploaded += f" at {format_rate(summary.bytes_uploaded, summary.elapsed_seconds)}"
     lines.append(row("uploaded", uploaded))
-    lines.append(row("requests", request_text(summary.requests)))
+    lines.append(row("requests", request_text(summary.requests) + _at_once(summary)))
     lines.append(row("took", format_duration(summary.elapsed_seconds) + _limited(summary)))
     lines.append(row("in flight", f"at most {format_size(summary.peak_inflight_bytes)} of file bytes"))
     return [*lines, *failure_lines(summary.failures, total=_failed(summary), every=verbose)]
@@ -152,6 +152,12 @@ def request_text(requests: Mapping[str, int]) -> str:
 
 def _failed(summary: RunSummary) -> int:
     return max(summary.files_failed, len(summary.failures))
+
+
+def _at_once(summary: RunSummary) -> str:
+    if not summary.concurrency.get("peak"):
+        return ""
+    return f", at most {summary.concurrency['peak']} of {summary.concurrency['final']} at once"
 
 
 def _limited(summary: RunSummary) -> str:

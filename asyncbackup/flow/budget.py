@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from asyncbackup.flow.stopwatch import Stopwatch
+
 
 class ByteBudget:
-    """At most ``limit_bytes`` handed out at once. ``peak_bytes`` is the most that ever was."""
+    """At most ``limit_bytes`` handed out at once. ``peak_bytes`` is the most that ever was; ``short`` runs
+    while somebody waits for bytes."""
 
-    __slots__ = ("_waiters", "in_use_bytes", "limit_bytes", "peak_bytes")
+    __slots__ = ("_waiters", "in_use_bytes", "limit_bytes", "peak_bytes", "short")
 
     def __init__(self, limit_bytes: int) -> None:
         if limit_bytes < 1:
@@ -22,6 +25,7 @@ class ByteBudget:
         self.limit_bytes = limit_bytes
         self.in_use_bytes = 0
         self.peak_bytes = 0
+        self.short = Stopwatch()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -42,6 +46,7 @@ class ByteBudget:
             return size_bytes
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((size_bytes, granted))
+        self.short.start()
         try:
             await granted
         except BaseException:
@@ -75,3 +80,4 @@ class ByteBudget:
             self._waiters.popleft()
             self._take(size_bytes)
             granted.set_result(None)
+        self.short.stop()

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from asyncbackup.flow.stopwatch import Stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
@@ -34,16 +36,33 @@ class BrokenChannelError(Exception):
 
 
 class ChannelStatistics:
-    """Occupancy figures of one channel; times are sums over all waiters, in seconds."""
+    """Occupancy figures of one channel. ``*_wait_seconds`` are sums over all waiters.
 
-    __slots__ = ("capacity", "items", "name", "receiver_wait_seconds", "sender_wait_seconds")
+    The stopwatches tell for how long something was the case: ``filled``, that items lay in the
+    channel, so that the receivers were what it waited for; ``blocked``, that a sender waited for
+    room; ``working``, that a receiver was busy with what it had taken.
+    """
 
-    def __init__(self, name: str, capacity: int) -> None:
+    __slots__ = (
+        "blocked",
+        "capacity",
+        "filled",
+        "items",
+        "name",
+        "receiver_wait_seconds",
+        "sender_wait_seconds",
+        "working",
+    )
+
+    def __init__(self, name: str, capacity: int, filled: Stopwatch | None = None) -> None:
         self.name = name
         self.capacity = capacity
         self.items = 0
         self.sender_wait_seconds = 0.0
         self.receiver_wait_seconds = 0.0
+        self.filled = filled or Stopwatch()
+        self.blocked = Stopwatch()
+        self.working = Stopwatch()
 
 
 _watching: ContextVar[list[ChannelStatistics] | None] = ContextVar("watched channels", default=None)
@@ -61,18 +80,47 @@ def watch_channels() -> Iterator[list[ChannelStatistics]]:
 
 
 class _State(Generic[T]):
-    __slots__ = ("buffer", "getters", "putters", "receivers", "senders", "statistics")
+    __slots__ = (
+        "blocked",
+        "buffer",
+        "getters",
+        "idle",
+        "putters",
+        "receivers",
+        "senders",
+        "statistics",
+    )
 
-    def __init__(self, name: str, capacity: int) -> None:
+    def __init__(self, name: str, capacity: int, filled: Stopwatch | None) -> None:
         self.buffer: deque[T] = deque()
         self.getters: deque[asyncio.Future[None]] = deque()
         self.putters: deque[asyncio.Future[None]] = deque()
         self.senders = 0
         self.receivers = 0
-        self.statistics = ChannelStatistics(name, capacity)
+        self.idle = 0
+        """Receivers that wait for an item."""
+        self.blocked = 0
+        """Senders that wait for room."""
+        self.statistics = ChannelStatistics(name, capacity, filled)
 
     def full(self) -> bool:
         return len(self.buffer) >= self.statistics.capacity
+
+    def take(self) -> T:
+        """The next item out of a buffer that is not empty."""
+        item = self.buffer.popleft()
+        if not self.buffer:
+            self.statistics.filled.stop()
+        _wake_one(self.putters)
+        return item
+
+    def note_idle(self, change: int) -> None:
+        self.idle += change
+        self.statistics.working.set(self.receivers > self.idle)
+
+    def note_blocked(self, change: int) -> None:
+        self.blocked += change
+        self.statistics.blocked.set(self.blocked > 0)
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
@@ -150,15 +198,18 @@ class Sender(_End[T]):
             raise RuntimeError(f"sending on a closed sender of channel {state.statistics.name}")
         if state.full() and state.receivers:
             began = monotonic()
+            state.note_blocked(1)
             try:
                 while state.full() and state.receivers:
                     await _wait_in(state.putters)
             finally:
+                state.note_blocked(-1)
                 state.statistics.sender_wait_seconds += monotonic() - began
         if not state.receivers:
             raise BrokenChannelError(state.statistics.name)
         state.buffer.append(item)
         state.statistics.items += 1
+        state.statistics.filled.start()
         _wake_one(state.getters)
 
     async def send_all(self, items: Iterable[T]) -> None:
@@ -189,6 +240,12 @@ class Receiver(_End[T]):
     def __init__(self, state: _State[T]) -> None:
         super().__init__(state)
         state.receivers += 1
+        state.note_idle(0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all senders were closed and the channel is empty."""
+        return not self._state.senders and not self._state.buffer
 
     async def receive(self) -> T:
         """Take the next item, waiting while the channel is empty. Raises ``EndOfChannel``.
@@ -200,24 +257,23 @@ class Receiver(_End[T]):
             raise RuntimeError(f"receiving on a closed receiver of channel {state.statistics.name}")
         if not state.buffer:
             began = monotonic()
+            state.note_idle(1)
             try:
                 while not state.buffer:
                     if not state.senders:
                         raise EndOfChannel(state.statistics.name)
                     await _wait_in(state.getters)
             finally:
+                state.note_idle(-1)
                 state.statistics.receiver_wait_seconds += monotonic() - began
-        item = state.buffer.popleft()
-        _wake_one(state.putters)
-        return item
+        return state.take()
 
     async def receive_some(self, limit: int) -> list[T]:
         """Wait for an item, then take it and those there are, at most ``limit``. Raises ``EndOfChannel``."""
         items = [await self.receive()]
         state = self._state
         while state.buffer and len(items) < limit:
-            items.append(state.buffer.popleft())
-            _wake_one(state.putters)
+            items.append(state.take())
         return items
 
     def clone(self) -> Receiver[T]:
@@ -231,6 +287,7 @@ class Receiver(_End[T]):
         if not self._closed:
             self._closed = True
             self._state.receivers -= 1
+            self._state.note_idle(0)
             if not self._state.receivers:
                 _wake_all(self._state.putters)
 
@@ -245,11 +302,16 @@ class Receiver(_End[T]):
             raise StopAsyncIteration from None
 
 
-def open_channel(name: str, capacity: int) -> tuple[Sender[T], Receiver[T]]:
-    """One sender and one receiver of a new channel that holds at most ``capacity`` items."""
+def open_channel(
+    name: str, capacity: int, *, filled: Stopwatch | None = None
+) -> tuple[Sender[T], Receiver[T]]:
+    """One sender and one receiver of a new channel that holds at most ``capacity`` items.
+
+    ``filled`` is a stopwatch that goes on from an earlier channel in the same place.
+    """
     if capacity < 1:
         raise ValueError(f"channel {name}: capacity must be at least 1, not {capacity}")
-    state: _State[T] = _State(name, capacity)
+    state: _State[T] = _State(name, capacity, filled)
     if (seen := _watching.get()) is not None:
         seen.append(state.statistics)
     return Sender(state), Receiver(state)

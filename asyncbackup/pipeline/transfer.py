@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
+from asyncbackup.flow.stopwatch import Stopwatch
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.pipeline.compressor import Compressor
 from asyncbackup.pipeline.encryptor import Encryptor
@@ -55,7 +56,10 @@ class Transfer:
     ) -> None:
         self.budget = ByteBudget(settings.memory_limit_bytes)
         holdings = Holdings(contents, encrypted=settings.sealed) if contents and settings.packed else None
-        self._ready: Receiver[Payload] | None = None
+        self.bodies_waiting = Stopwatch()
+        """Runs while bodies are ready and wait for a request."""
+        self.stages_waiting = {stage: Stopwatch() for stage in ("packer", "compressor", "encryptor")}
+        """Run while something waits for the stage, which computes."""
         self._settings = settings
         compressing = COMPRESSOR_TASKS if settings.zstd_level else 0
         sealing = ENCRYPTOR_TASKS if settings.sealed else 0
@@ -75,9 +79,9 @@ class Transfer:
         return self._gate.hops
 
     @property
-    def payloads_waiting(self) -> int:
-        """Bodies that are ready and wait for a request slot."""
-        return len(self._ready) if self._ready is not None else 0
+    def sending(self) -> Stopwatch:
+        """Runs while something is being sent, or waits for the recorder to take its receipt."""
+        return self._uploader.sending
 
     async def run(
         self, changes: Receiver[list[Change]], outcomes: Sender[Outcome], *, in_order: bool = False
@@ -89,13 +93,20 @@ class Transfer:
         """
         capacity = self._settings.concurrency * PAYLOADS_PER_REQUEST
         into_reader: Sender[Payload]
-        into_reader, ready = open_channel("payloads", capacity)
+        consumers = [self.bodies_waiting]
+        if self._encryptor is not None:
+            consumers.append(self.stages_waiting["encryptor"])
+        if self._compressor is not None:
+            consumers.append(self.stages_waiting["compressor"])
+        into_reader, ready = open_channel("payloads", capacity, filled=consumers.pop())
         async with asyncio.TaskGroup() as group:
             # The ends given out are clones; ours close at once, so that a channel ends with its tasks.
             with changes, outcomes, into_reader:
                 into_packer: Sender[PackBatch] | None = None
                 if self._packer is not None:
-                    into_packer, batches = open_channel("for packs", PACK_BATCHES)
+                    into_packer, batches = open_channel(
+                        "for packs", PACK_BATCHES, filled=self.stages_waiting["packer"]
+                    )
                     task = self._packer.run(batches, into_reader.clone(), outcomes.clone())
                     group.create_task(task)
                 with into_packer if into_packer is not None else nullcontext():
@@ -109,19 +120,18 @@ class Transfer:
                         group.create_task(task)
                 if self._compressor is not None:
                     into_compressor: Sender[Payload]
-                    into_compressor, compressed = open_channel("compressed", capacity)
+                    into_compressor, compressed = open_channel("compressed", capacity, filled=consumers.pop())
                     with ready, into_compressor:
                         for _ in range(COMPRESSOR_TASKS):
                             group.create_task(self._compressor.run(ready.clone(), into_compressor.clone()))
                     ready = compressed
                 if self._encryptor is not None:
                     into_encryptor: Sender[Payload]
-                    into_encryptor, sealed = open_channel("sealed", capacity)
+                    into_encryptor, sealed = open_channel("sealed", capacity, filled=consumers.pop())
                     with ready, into_encryptor:
                         for _ in range(ENCRYPTOR_TASKS):
                             group.create_task(self._encryptor.run(ready.clone(), into_encryptor.clone()))
                     ready = sealed
-                self._ready = ready
                 with ready:
                     for _ in range(self._settings.concurrency):
                         group.create_task(self._uploader.run(ready.clone(), outcomes.clone()))

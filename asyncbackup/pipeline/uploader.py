@@ -1,4 +1,5 @@
-"""The uploader: payloads in, receipts out. As many tasks as requests are allowed at once.
+"""The uploader: payloads in, receipts out. As many tasks as requests may ever be allowed at once; a task
+takes a payload only when the store's load has a place for its request.
 
 A body's bytes go back to the budget as soon as its request has ended. What was
 begun in several parts is written to the journal, so that a later run can go on
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.errors import ObjectMissingError, ObjectRefusedError, StoreError, UnsupportedError
+from asyncbackup.flow.channel import EndOfChannel
 from asyncbackup.flow.cleanup import run_shielded
+from asyncbackup.flow.stopwatch import Stopwatch
 from asyncbackup.format.keys import is_long_key, long_path_key
 from asyncbackup.format.metadata import long_path_fits, object_metadata
 from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Failure, Pack, RunCounters, UploadReceipt
@@ -55,7 +58,8 @@ CONTENT_REFUSED = "another file has the same content, and that could not be stor
 
 
 class Uploader:
-    """Sends payloads. ``run`` is called by ``concurrency`` tasks at once."""
+    """Sends payloads. ``run`` is called by ``concurrency`` tasks at once. ``sending`` runs while any of
+    them has a payload."""
 
     def __init__(
         self,
@@ -74,6 +78,8 @@ class Uploader:
         self._stop = stop
         self._open: set[LargeUpload] = set()
         self._refused: set[bytes] = set()
+        self.sending = Stopwatch()
+        self._taken = 0
         self._copies = store.capabilities.server_side_copy and not settings.sealed
         self._copies_parts = store.capabilities.part_copy
 
@@ -81,11 +87,27 @@ class Uploader:
         """Work until the payloads end. Once a stop is requested, requests under way are finished
         and no further ones begun. Raises ``StoreError`` for everything that is not confined to
         one object."""
+        callers = self._store.load.callers
         with payloads, outcomes:
-            async for payload in payloads:
-                await self._take(payload, outcomes)
-                # While this task waits for the next one it must not hold on to this one's body.
-                del payload
+            while True:
+                await callers.acquire()
+                try:
+                    payload = await payloads.receive()
+                    self._count(1)
+                    try:
+                        await self._take(payload, outcomes)
+                    finally:
+                        self._count(-1)
+                        # While this task waits for the next one it must not hold on to this one's body.
+                        del payload
+                except EndOfChannel:
+                    return
+                finally:
+                    callers.release()
+
+    def _count(self, change: int) -> None:
+        self._taken += change
+        self.sending.set(self._taken > 0)
 
     async def _take(self, payload: Payload, outcomes: Sender[Outcome]) -> None:
         match payload:

@@ -102,6 +102,7 @@ async def open_repository(
         section.destination,
         s3=settings.s3,
         concurrency=settings.concurrency,
+        adaptive=settings.adaptive,
         storage_class=section.storage_class,
         on_retry=on_retry,
     ) as store:

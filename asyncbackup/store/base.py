@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NewType, Protocol
 import msgspec
 
 if TYPE_CHECKING:
+    from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import RequestCounts
 
 Buffer = bytes | bytearray | memoryview
@@ -125,6 +126,10 @@ class Store(Protocol):
     @property
     def requests(self) -> RequestCounts:
         """Requests sent so far by operation name; the folder store counts by the same names."""
+
+    @property
+    def load(self) -> RequestLoad:
+        """What is under way, and how much more may be; live."""
 
     async def put(
         self,

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from asyncbackup.errors import ObjectRefusedError, StoreError
+from asyncbackup.flow.load import RequestLoad
+from asyncbackup.flow.window import Window
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.store.base import (
     Body,
@@ -60,16 +62,17 @@ THREADS_LIMIT = 16
 class LocalStore:
     """See :class:`~asyncbackup.store.base.Store` for what it promises; made by :meth:`connect`."""
 
-    def __init__(self, url: str, root: int, *, attributes: bool, anonymous: bool, threads: int) -> None:
+    def __init__(self, url: str, root: int, *, attributes: bool, anonymous: bool, concurrency: int) -> None:
         self.url = url
         self.capabilities = Capabilities(
             keeps_checksums=attributes, keeps_metadata=attributes, conditional_writes=True
         )
         self.requests: RequestCounts = Counter()
+        self.load = RequestLoad(Window(concurrency))
         self._root = root
         self._files = LocalFiles(Folders(root), attributes=attributes, anonymous=anonymous)
         self._uploads = LocalUploads(self._files)
-        self._gate = ThreadGate("folder-store", threads)
+        self._gate = ThreadGate("folder-store", min(concurrency, THREADS_LIMIT))
         self._closed = False
 
     @classmethod
@@ -86,8 +89,9 @@ class LocalStore:
             return root, supports_attributes(root), not named_temporaries and _has_anonymous_files(root)
 
         root, attributes, anonymous = await asyncio.to_thread(look)
-        threads = min(concurrency, THREADS_LIMIT)
-        return cls(f"file://{folder}", root, attributes=attributes, anonymous=anonymous, threads=threads)
+        return cls(
+            f"file://{folder}", root, attributes=attributes, anonymous=anonymous, concurrency=concurrency
+        )
 
     async def aclose(self) -> None:
         """Wait for the threads, also for writes that were cancelled. Idempotent."""

@@ -25,6 +25,7 @@ async def open_store(
     *,
     s3: S3Settings,
     concurrency: int,
+    adaptive: bool = False,
     storage_class: str = "STANDARD",
     create: bool = False,
     policy: RetryPolicy | None = None,
@@ -32,12 +33,13 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """The store at ``s3://bucket/prefix`` or ``file:///folder``, closed on leaving.
 
-    At most ``concurrency`` requests are under way at once. ``storage_class`` is that of new
-    objects (S3 only), ``create`` makes a missing folder (``file://`` only: a bucket is never
-    made), ``policy`` replaces the retry policy that ``s3`` describes, ``on_retry`` is told one
-    line of every request that is sent again. Raises ``ConfigError`` for a destination or
-    endpoint that cannot be, ``AccessDeniedError`` without credentials, ``StoreError`` for a
-    folder that is missing. Nothing is sent before the first call.
+    At most ``concurrency`` requests are under way at once; if ``adaptive``, as many up to that as
+    serve the endpoint best (S3 only: a folder has as many threads as it is good for).
+    ``storage_class`` is that of new objects (S3 only), ``create`` makes a missing folder
+    (``file://`` only: a bucket is never made), ``policy`` replaces the retry policy that ``s3``
+    describes, ``on_retry`` is told one line of every request that is sent again. Raises
+    ``ConfigError`` for a destination or endpoint that cannot be, ``AccessDeniedError`` without
+    credentials, ``StoreError`` for a folder that is missing. Nothing is sent before the first call.
     """
     try:
         url = check_destination(destination)
@@ -49,6 +51,7 @@ async def open_store(
             s3_location(url),
             settings=s3,
             concurrency=concurrency,
+            adaptive=adaptive,
             storage_class=storage_class,
             policy=policy,
             on_retry=on_retry,

@@ -10,7 +10,9 @@ Two things bound what a failing endpoint is asked:
   fails, few requests may be under way, and a storm costs little more than one failure for each
   request that it caught.
 
-Nothing else in asyncbackup sends anything again: botocore's own retries are switched off.
+Nothing else in asyncbackup sends anything again: botocore's own retries are switched off. A refusal
+for expired credentials or for a clock that differs is no failure of the endpoint: the request is signed
+anew, once, and uses no attempt.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from asyncbackup.errors import StoreError
+from asyncbackup.errors import AccessDeniedError, StoreError
 
 
 class Clock(Protocol):
@@ -43,6 +45,24 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+OVERLOAD_CODES = frozenset(
+    {
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
+        "Timeout",
+        "TooManyRequests",
+        "Unreachable",
+    }
+)
+"""Failures that fewer requests at once may avoid."""
 
 
 class TransientError(StoreError):
@@ -66,6 +86,11 @@ class TransientError(StoreError):
         self.retry_after_seconds = retry_after_seconds
         self.unreachable = unreachable
 
+    @property
+    def overload(self) -> bool:
+        """Whether the endpoint may have been asked for too much at once."""
+        return self.code in OVERLOAD_CODES
+
     def given_up(self, attempts: int) -> TransientError:
         """The same failure, saying how often it was tried."""
         return TransientError(
@@ -76,6 +101,16 @@ class TransientError(StoreError):
             retry_after_seconds=self.retry_after_seconds,
             unreachable=self.unreachable,
         )
+
+
+class DatedRefusalError(AccessDeniedError):
+    """A refusal by an endpoint that told the time, ``endpoint_seconds`` since 1970: is its clock another?"""
+
+    def __init__(
+        self, operation: str, key: str, reason: str, *, code: str = "", endpoint_seconds: float
+    ) -> None:
+        super().__init__(operation, key, reason, code=code)
+        self.endpoint_seconds = endpoint_seconds
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from asyncbackup.errors import ObjectExistsError, StoreError, UnsupportedError
+from asyncbackup.store.adaptive import ConcurrencyController
 from asyncbackup.store.base import (
     Body,
     Capabilities,
@@ -41,6 +42,7 @@ from asyncbackup.store.slots import RequestSlots
 
 if TYPE_CHECKING:
     from asyncbackup.config import S3Settings
+    from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import RequestCounts
     from asyncbackup.store.s3_location import S3Location
 
@@ -67,12 +69,13 @@ class S3Store:
         *,
         settings: S3Settings,
         concurrency: int,
+        adaptive: bool = False,
         storage_class: str = "STANDARD",
         policy: RetryPolicy | None = None,
         clock: Clock | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> Self:
-        """A store with at most ``concurrency`` requests at once. Sends nothing yet.
+        """A store with at most ``concurrency`` requests at once, ``adaptive`` up to it. Sends nothing yet.
 
         Raises ``ConfigError`` and ``AccessDeniedError`` as
         :func:`~asyncbackup.store.s3_session.open_client` does.
@@ -82,7 +85,12 @@ class S3Store:
                 open_client(settings, concurrency=concurrency)
             )
             requests = S3Requests(
-                slots=RequestSlots(concurrency, clock=clock),
+                slots=RequestSlots(
+                    concurrency,
+                    controller=ConcurrencyController(bound=concurrency) if adaptive else None,
+                    name=client.meta.endpoint_url,
+                    clock=clock,
+                ),
                 policy=policy or RetryPolicy(max_attempts=settings.max_attempts),
                 timeout_seconds=settings.timeout_seconds,
                 clock=clock,
@@ -113,6 +121,10 @@ class S3Store:
     @property
     def requests(self) -> RequestCounts:
         return self._requests.counts
+
+    @property
+    def load(self) -> RequestLoad:
+        return self.slots.load
 
     @property
     def retries(self) -> int:

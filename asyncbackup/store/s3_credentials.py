@@ -1,15 +1,17 @@
-"""Credentials, found where AWS's tools look for them, and read again when the endpoint calls them expired."""
+"""What requests are signed with: credentials, found where AWS's tools look for them and looked up again
+when the endpoint calls them expired, and the endpoint's time."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions
-from aiobotocore.credentials import AioCredentials
+from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 from aiobotocore.session import AioSession
 
 from asyncbackup.errors import AccessDeniedError
+from asyncbackup.store.endpoint_clock import EndpointClock
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
@@ -22,17 +24,22 @@ _NOT_FOUND = (
 )
 
 
-class Credentials:
-    """The credentials that a client signs with.
+Found = AioCredentials | AioRefreshableCredentials
+"""Fixed ones, and such as their source gives out for a time."""
 
-    Those that a role or single sign-on gives out are renewed by the library before they end.
-    Fixed ones with a session token are not: somebody logs in again and writes new ones into the
-    AWS configuration. :meth:`renew` reads them from there, so that a long backup goes on.
+
+class Credentials:
+    """The credentials that a client signs with, and the ``clock`` that its signatures go by.
+
+    Those that a role or single sign-on gives out are renewed by the library before they end, by this
+    machine's clock. Fixed ones with a session token are not: somebody logs in again and writes new
+    ones into the AWS configuration. :meth:`renew` fetches either anew, so that a long backup goes on.
     """
 
-    def __init__(self, current: AioCredentials, settings: S3Settings) -> None:
+    def __init__(self, current: Found, settings: S3Settings) -> None:
         self.generation = 0
         """Grows with every renewal."""
+        self.clock = EndpointClock()
         self._current = current
         self._settings = settings
         self._renewing = asyncio.Lock()
@@ -46,24 +53,45 @@ class Credentials:
         async with self._renewing:
             if self.generation != seen:
                 return True  # Another request has seen to it.
-            fresh = await find_credentials(AioSession(profile=self._settings.profile or None))
-            if type(self._current) is not AioCredentials or type(fresh) is not AioCredentials:
-                return False
-            if (fresh.access_key, fresh.secret_key, fresh.token) == (
-                self._current.access_key,
-                self._current.secret_key,
-                self._current.token,
-            ):
-                return False
-            # The client holds this very object and reads it for every signature.
-            self._current.access_key = fresh.access_key
-            self._current.secret_key = fresh.secret_key
-            self._current.token = fresh.token
-            self.generation += 1
-            return True
+            renewed = (
+                await self._fetch_again(self._current)
+                if isinstance(self._current, AioRefreshableCredentials)
+                else await self._read_again(self._current)
+            )
+            self.generation += renewed
+            return renewed
+
+    async def _fetch_again(self, current: AioRefreshableCredentials) -> bool:
+        """Ask the source of credentials that have an end for others, although they have not reached it."""
+        refused = await current.get_frozen_credentials()
+        library: Any = current  # It has no public way to say that they are no good any more.
+        try:
+            async with library._refresh_lock:
+                # Not "mandatory": that would raise whatever the source raises.
+                await library._protected_refresh(is_mandatory=False)
+        except RuntimeError:
+            return False  # The new ones have expired as well.
+        return await current.get_frozen_credentials() != refused
+
+    async def _read_again(self, current: AioCredentials) -> bool:
+        """Look for fixed credentials where the current ones were found."""
+        fresh = await find_credentials(AioSession(profile=self._settings.profile or None))
+        if isinstance(fresh, AioRefreshableCredentials):
+            return False
+        if (fresh.access_key, fresh.secret_key, fresh.token) == (
+            current.access_key,
+            current.secret_key,
+            current.token,
+        ):
+            return False
+        # The client holds this very object and reads it for every signature.
+        current.access_key = fresh.access_key
+        current.secret_key = fresh.secret_key
+        current.token = fresh.token
+        return True
 
 
-async def find_credentials(session: AioSession) -> AioCredentials:
+async def find_credentials(session: AioSession) -> Found:
     """What the usual AWS chain finds. Raises ``AccessDeniedError`` where it finds nothing usable."""
     try:
         credentials = await session.get_credentials()

@@ -7,11 +7,14 @@ control characters: they come from outside.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -28,7 +31,7 @@ from asyncbackup.errors import (
     UnsupportedError,
 )
 from asyncbackup.store.lean.errors import MalformedAnswerError, NoConnectionError, TlsFailedError
-from asyncbackup.store.retry import TransientError
+from asyncbackup.store.retry import DatedRefusalError, TransientError
 from asyncbackup.store.s3_session import ForeignAnswer
 
 _MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "NoSuchVersion"}
@@ -184,15 +187,27 @@ def translate(error: Exception, target: Target) -> StoreError:
 
 
 def from_code(
-    code: str, message: str, target: Target, *, status: int = 0, retry_after_seconds: float = 0.0
+    code: str,
+    message: str,
+    target: Target,
+    *,
+    status: int = 0,
+    retry_after_seconds: float = 0.0,
+    endpoint_seconds: float = 0.0,
 ) -> StoreError:
-    """The error for an S3 error code, as answers and the entries of a DeleteObjects answer carry it."""
+    """The error for an S3 error code, as answers and the entries of a DeleteObjects answer carry it.
+
+    ``endpoint_seconds`` is the answer's time, 0 where it has none.
+    """
     if code.isdigit() or not code:
         code = _BY_STATUS.get(status or int(code or 0), code)
     operation, key = target.operation, target.key
     said = f"{code}: {shorten(message)}" if message else code
     if code in _DENIED:
-        return AccessDeniedError(operation, key, f"{_DENIED[code]} ({said})", code=code)
+        reason = f"{_DENIED[code]} ({said})"
+        if endpoint_seconds:
+            return DatedRefusalError(operation, key, reason, code=code, endpoint_seconds=endpoint_seconds)
+        return AccessDeniedError(operation, key, reason, code=code)
     if code == "NoSuchBucket":
         reason = f"the bucket {target.bucket!r} does not exist at {target.endpoint}"
         return StoreError(operation, key, reason, code=code)
@@ -229,20 +244,37 @@ def _answered(error: botocore.exceptions.ClientError, target: Target) -> StoreEr
     response: Mapping[str, Any] = error.response
     details = response.get("Error", {})
     metadata = response.get("ResponseMetadata", {})
+    headers = metadata.get("HTTPHeaders", {})
     return from_code(
         str(details.get("Code", "")),
         str(details.get("Message", "")),
         target,
         status=int(metadata.get("HTTPStatusCode", 0)),
-        retry_after_seconds=retry_after(metadata.get("HTTPHeaders", {})),
+        retry_after_seconds=retry_after(headers),
+        endpoint_seconds=answered_at(headers),
     )
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a Retry-After header asks for; 0 without one, or for one that gives a date."""
+    """Seconds that a Retry-After header asks for; 0 without one. One that gives a date counts from the
+    answer's own."""
+    asked = headers.get("retry-after", "0")
     try:
-        return max(0.0, float(headers.get("retry-after", "0")))
+        seconds = float(asked)
     except ValueError:
+        seconds = _http_time(asked) - (answered_at(headers) or time.time())
+    return seconds if 0.0 < seconds < math.inf else 0.0
+
+
+def answered_at(headers: Mapping[str, str]) -> float:
+    """The answer's time in seconds since 1970, by the endpoint's clock; 0 where it gives none."""
+    return _http_time(headers.get("date", ""))
+
+
+def _http_time(text: str) -> float:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -39,6 +39,8 @@ class S3Reader:
         self._position = offset
         self._end = offset + length if length is not None else -1
         self._download: Download | None = None
+        self._began = 0.0
+        self._received = 0
         self._skip = 0
         self._breaks = 0
         self._since_break = 0
@@ -97,12 +99,13 @@ class S3Reader:
             raise self._broken(f"no byte came for {patience:.0f} s", "Timeout") from error
         self._waited_seconds += self._requests.clock.now() - started
         self._since_break += len(chunk)
+        self._received += len(chunk)
         if self._waited_seconds > patience + self._since_break / SLOWEST_BYTES_PER_SECOND:
             raise self._broken("the body comes too slowly", "Timeout")
         return chunk
 
     async def _resume(self, failure: TransientError) -> None:
-        self._disconnect(Outcome.TROUBLE)
+        self._disconnect(Outcome.TROUBLE, failure)
         if self._since_break >= FORGIVEN_BYTES:
             self._breaks = 0
         self._breaks += 1
@@ -115,8 +118,10 @@ class S3Reader:
         length = self._end - offset if self._end >= 0 else None
 
         async def send(_: Deadline) -> Download:
+            self._began = self._requests.clock.now()
             return await self._transport.open(self._key, offset=offset, length=length, if_match=if_match)
 
+        self._received = 0
         self._download = await self._requests.run("GetObject", self._key, send, keep_slot=True)
         self._align(self._download, offset, length)
         if self.info.size < 0:
@@ -141,11 +146,11 @@ class S3Reader:
             self._end = offset + length if length is not None else total
         self._skip = offset - start
 
-    def _disconnect(self, outcome: Outcome) -> None:
+    def _disconnect(self, outcome: Outcome, failure: TransientError | None = None) -> None:
         download, self._download = self._download, None
         if download is not None:
             download.close()
-            self._requests.slots.release(outcome)
+            self._requests.slots.release(outcome, began=self._began, size=self._received, failure=failure)
 
     def _broken(self, reason: str, code: str) -> TransientError:
         return TransientError("GetObject", self._key, reason, code=code)

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncbackup.errors import AccessDeniedError, StoreError
-from asyncbackup.store.retry import Clock, RetryPolicy, SystemClock, TransientError
+from asyncbackup.store.body import PIECE_BYTES
+from asyncbackup.store.retry import Clock, DatedRefusalError, RetryPolicy, SystemClock, TransientError
 from asyncbackup.store.slots import Outcome, RequestSlots
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SLOWEST_BYTES_PER_SECOND = 64 * 1024
-"""A request gets its time-out and the time that its body takes at this rate."""
-BUFFERED_BYTES = 4 * 1024 * 1024
-"""What the kernel may have taken of a body without having sent it (Linux: ``tcp_wmem``)."""
+"""The answer gets its time-out and the time that what is still buffered takes at this rate."""
+BUFFERED_BYTES = 1024 * 1024
+"""What the kernel may have taken of a body without having sent it. Its buffer grows with what the line has
+carried, so a slow line has less; more is sent within the time-out itself."""
 
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
@@ -28,18 +30,35 @@ EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefres
 
 
 class Deadline:
-    """The end of one request's patience. Moves on with every piece of a body that the socket takes."""
+    """The end of one request's patience. Moves on with every piece of a body that the socket takes.
 
-    __slots__ = ("_seconds", "_timeout")
+    While there is more of the body, the next piece has ``seconds`` to go: a connection that stands
+    still is noticed by then. Once all may have been taken, its answer has ``answer_seconds``,
+    in which the kernel also has to send what it has buffered.
+    """
 
-    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
+    __slots__ = ("_answer_seconds", "_seconds", "_timeout", "_untaken", "waited_for")
+
+    def __init__(
+        self, timeout: asyncio.Timeout, seconds: float, *, size: int = 0, answer_seconds: float | None = None
+    ) -> None:
         self._timeout = timeout
         self._seconds = seconds
+        self._answer_seconds = seconds if answer_seconds is None else answer_seconds
+        self._untaken = size
+        self.waited_for = 0.0
+        """How long the wait that is under way may last, in seconds."""
+        self._move_on()
 
     def progress(self) -> None:
-        """Something moved: a slow line is not a dead one."""
+        """A piece of the body moved, of at most ``PIECE_BYTES``: a slow line is not a dead one."""
+        self._untaken -= PIECE_BYTES
+        self._move_on()
+
+    def _move_on(self) -> None:
         if not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
+            self.waited_for = self._seconds if self._untaken > 0 else self._answer_seconds
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self.waited_for)
 
 
 class S3Requests:
@@ -48,7 +67,8 @@ class S3Requests:
     A request is signed after its slot was taken, so signatures do not grow old in a queue, and
     no slot is held while a request waits to be sent again. ``counts`` are requests sent, by
     operation; ``retries`` those that were not the first. A request that was refused because
-    ``credentials`` have expired is sent once more if there are new ones.
+    ``credentials`` have expired, or because the endpoint's clock shows another time, is signed anew
+    and sent once more, if there are new credentials or the time differs.
     """
 
     def __init__(
@@ -88,22 +108,36 @@ class S3Requests:
         to the caller when this returns. Raises what ``send`` raises; a ``TransientError``
         only after the last attempt.
         """
-        attempt, renewed = 0, False
+        attempt, signed_anew = 0, False
         while True:
             attempt += 1
-            generation = self._credentials.generation if self._credentials else 0
+            signed = self._signed_with()
             try:
                 return await self._attempt(operation, key, send, size, patience, keep_slot)
             except AccessDeniedError as error:
-                if renewed or error.code not in EXPIRED_CODES or self._credentials is None:
+                if signed_anew or not await self._can_sign_anew(error, signed):
                     raise
-                if not await self._credentials.renew(generation):
-                    raise
-                renewed = True
+                signed_anew = True
+                self.retries += 1
+                attempt -= 1
                 continue
             except TransientError as error:
                 failure = error
             await self.back_off(failure, attempt)
+
+    def _signed_with(self) -> tuple[int, int]:
+        """The generations of credentials and clock."""
+        credentials = self._credentials
+        return (credentials.generation, credentials.clock.generation) if credentials else (0, 0)
+
+    async def _can_sign_anew(self, refusal: AccessDeniedError, signed: tuple[int, int]) -> bool:
+        if self._credentials is None:
+            return False
+        if refusal.code in EXPIRED_CODES:
+            return await self._credentials.renew(signed[0])
+        return isinstance(refusal, DatedRefusalError) and self._credentials.clock.correct(
+            refusal.endpoint_seconds, seen=signed[1]
+        )
 
     async def back_off(self, error: TransientError, attempt: int) -> None:
         """Wait as long as the policy says after failed attempt number ``attempt``, or raise ``error``."""
@@ -114,7 +148,11 @@ class S3Requests:
         if self._on_retry is not None:
             self._on_retry(f"{error}; attempt {attempt + 1} of {allowed} in {delay:.1f} s")
         self.retries += 1
-        await self.clock.sleep(delay)
+        self.slots.back_off_began()
+        try:
+            await self.clock.sleep(delay)
+        finally:
+            self.slots.back_off_ended()
 
     async def _attempt(
         self,
@@ -125,23 +163,29 @@ class S3Requests:
         patience: float,
         keep_slot: bool,
     ) -> T:
-        seconds = self.timeout_seconds * patience + min(size, BUFFERED_BYTES) / SLOWEST_BYTES_PER_SECOND
-        await self.slots.acquire()
-        outcome, kept = Outcome.UNKNOWN, False
+        seconds = self.timeout_seconds * patience
+        answer_seconds = seconds + min(size, BUFFERED_BYTES) / SLOWEST_BYTES_PER_SECOND
+        waited_for = seconds
+        began = await self.slots.acquire()
+        outcome, kept, failure = Outcome.UNKNOWN, False, None
         try:
             self.counts[operation] += 1
             try:
                 async with asyncio.timeout(seconds) as timeout:
-                    result = await send(Deadline(timeout, seconds))
+                    deadline = Deadline(timeout, seconds, size=size, answer_seconds=answer_seconds)
+                    try:
+                        result = await send(deadline)
+                    finally:
+                        waited_for = deadline.waited_for
             except TimeoutError as error:
-                reason = f"no answer for {seconds:.0f} s"
+                reason = f"no answer for {waited_for:.0f} s"
                 raise TransientError(operation, key, reason, code="Timeout") from error
             outcome = Outcome.ANSWERED
             self._contacted = True
             kept = keep_slot
             return result
         except TransientError as error:
-            outcome = Outcome.TROUBLE
+            outcome, failure = Outcome.TROUBLE, error
             self._contacted = self._contacted or not error.unreachable
             if error.retry_after_seconds:
                 self.slots.pause(min(error.retry_after_seconds, self._policy.retry_after_cap_seconds))
@@ -152,4 +196,4 @@ class S3Requests:
             raise
         finally:
             if not kept:
-                self.slots.release(outcome)
+                self.slots.release(outcome, began=began, size=size, failure=failure)

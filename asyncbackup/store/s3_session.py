@@ -10,6 +10,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import botocore.auth
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
     from asyncbackup.config import S3Settings
+    from asyncbackup.store.endpoint_clock import EndpointClock
 
 _SIGNER = "asyncbackup-s3v4"
+_SIGNING_TIME = "asyncbackup-signing-time"
 _NEVER_SECONDS = 24 * 3600.0
 """Time-outs are ours (``s3_requests.py``); the library's would cut long uploads short."""
 CONNECT_SECONDS = 10.0
@@ -96,7 +99,7 @@ async def open_client(
         raise ConfigError(f"the S3 client cannot be set up: {error}") from error
     try:
         check_endpoint(client.meta.endpoint_url, settings)
-        _register_handlers(client)
+        _register_handlers(client, credentials.clock)
         yield client, credentials, network
     finally:
         await client_context.__aexit__(None, None, None)
@@ -131,11 +134,12 @@ def _client_config(settings: S3Settings, network: Network, *, concurrency: int) 
     )
 
 
-def _register_handlers(client: S3Client) -> None:
+def _register_handlers(client: S3Client, clock: EndpointClock) -> None:
     events: Any = client.meta.events
     # While aiohttp waits for "100 Continue" no read time-out applies.
     events.unregister("before-call.s3", botocore.handlers.add_expect_header)
     events.register_first("choose-signer.s3", _choose_signer)
+    events.register("before-sign.s3", functools.partial(_tell_time, clock))
     events.register("before-call.s3.DeleteObjects", _add_content_md5)
     events.register_first("before-parse.s3", _refuse_foreign)
 
@@ -174,7 +178,13 @@ class _NoRedirects:
 
 
 class _KnownDigestAuth(botocore.auth.S3SigV4Auth):
-    """Signs the digest that the body brings along instead of reading the body once more."""
+    """Signs by the endpoint's clock, and the digest that the body brings along instead of reading the
+    body once more."""
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        moment = datetime.fromtimestamp(request.context[_SIGNING_TIME], UTC)
+        request.context["timestamp"] = moment.strftime(botocore.auth.SIGV4_TIMESTAMP)
+        super()._modify_request_before_signing(request)  # type: ignore[misc]
 
     def payload(self, request: Any) -> str:
         body = request.body
@@ -185,6 +195,10 @@ class _KnownDigestAuth(botocore.auth.S3SigV4Auth):
 
 
 botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _KnownDigestAuth
+
+
+def _tell_time(clock: EndpointClock, request: Any, **_: object) -> None:
+    request.context[_SIGNING_TIME] = clock.now()
 
 
 def _choose_signer(signature_version: object, **_: object) -> str | None:

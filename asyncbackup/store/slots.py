@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
+import logging
 import random
-from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from asyncbackup.store.retry import Clock, SystemClock
+from asyncbackup.flow.load import RequestLoad
+from asyncbackup.flow.window import Window
+from asyncbackup.store.retry import Clock, SystemClock, TransientError
+
+if TYPE_CHECKING:
+    from asyncbackup.store.adaptive import Adjustment, ConcurrencyController
+
+log = logging.getLogger(__name__)
 
 CREDIT = 8.0
 """Failures that are forgiven before requests are held back."""
@@ -32,83 +39,151 @@ class RequestSlots:
 
     Failures use up a credit that successes refill. Once it is gone the endpoint is taken to be
     in trouble: one request at a time goes out as a probe, spaced by up to 5 seconds, and every
-    success lets one more through at once until ``limit`` is reached again. Requests that wait
+    success lets one more through at once until all slots are open again. Requests that wait
     here use no attempt of their own, so however many wait, an outage costs few requests.
+
+    With a ``controller`` the slots that are open while all is well are as many as it says; each
+    change is logged, under the endpoint's ``name``. ``load`` tells others how things are.
 
     Not thread-safe; belongs to one event loop.
     """
 
     def __init__(
-        self, limit: int, *, clock: Clock | None = None, jitter: Callable[[], float] = random.random
+        self,
+        limit: int,
+        *,
+        controller: ConcurrencyController | None = None,
+        name: str = "",
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         if limit < 1:
             raise ValueError(f"at least one request slot is needed, not {limit}")
-        self.limit = limit
-        self.window = limit
-        self.in_use = 0
-        self.peak = 0
+        if controller is not None and controller.bound > limit:
+            raise ValueError(f"{limit} slots for a controller that opens up to {controller.bound}")
+        self.limit = controller.window if controller is not None else limit
+        """Slots that are open while the endpoint is well."""
+        self._controller = controller
+        self._name = name
         self._clock = clock or SystemClock()
         self._jitter = jitter
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._window = Window(self.limit)
+        self.load = RequestLoad(Window(self.limit), self._window, clock=self._clock.now)
         self._credit = CREDIT
         self._spacing = 0.0
         self._not_before = 0.0
+        self._backing_off = 0
+        self._held = 0
 
-    async def acquire(self) -> None:
-        """Wait for a slot. Whoever got it calls :meth:`release` exactly once."""
-        if self._waiters or self.in_use >= self.window:
-            await self._queue()
-        else:
-            self.in_use += 1
-        self.peak = max(self.peak, self.in_use)
+    @property
+    def window(self) -> int:
+        """Slots that are open now."""
+        return self._window.size
+
+    @property
+    def in_use(self) -> int:
+        return self._window.in_use
+
+    @property
+    def peak(self) -> int:
+        return self._window.peak
+
+    async def acquire(self) -> float:
+        """Wait for a slot. Whoever got it calls :meth:`release` exactly once.
+
+        Returns the clock's time, which is when the request begins.
+        """
+        await self._window.acquire()
+        self._note_load()
         try:
             while (wait := self._not_before - self._clock.now()) > 0:
-                await self._clock.sleep(wait)
+                self._held += 1
+                self._note_load()
+                try:
+                    await self._clock.sleep(wait)
+                finally:
+                    self._held -= 1
+                    self._note_load()
         except BaseException:
             self.release(Outcome.UNKNOWN)
             raise
+        return self._clock.now()
 
-    def release(self, outcome: Outcome) -> None:
-        """Give the slot back and say how the request went."""
-        self.in_use -= 1
+    def release(
+        self,
+        outcome: Outcome,
+        *,
+        began: float = 0.0,
+        size: int = 0,
+        failure: TransientError | None = None,
+    ) -> None:
+        """Give the slot back and say how the request went.
+
+        ``began`` is what :meth:`acquire` returned, ``size`` the bytes that were moved, ``failure``
+        what the trouble was. A controller learns from them.
+        """
+        full = self._window.in_use >= self.limit
         if outcome is Outcome.ANSWERED:
             self._credit = min(CREDIT, self._credit + CREDIT_PER_SUCCESS)
             self._spacing = 0.0
-            self.window = min(self.limit, self.window + 1)
+            if self._window.size < self.limit:
+                self._window.resize(self._window.size + 1)
+            if self._controller is not None:
+                self._adjust(
+                    self._controller.answered(now=self._clock.now(), began=began, size=size, full=full)
+                )
         elif outcome is Outcome.TROUBLE:
+            if self._controller is not None and failure is not None and failure.overload:
+                self._adjust(
+                    self._controller.troubled(
+                        now=self._clock.now(), began=began, reason=failure.code or failure.reason
+                    )
+                )
             self._note_trouble()
-        self._hand_out()
+        self._window.release()
+        self._note_load()
 
     def pause(self, seconds: float) -> None:
         """Send nothing for ``seconds``: the endpoint asked for it."""
         self._not_before = max(self._not_before, self._clock.now() + seconds)
 
+    def back_off_began(self) -> None:
+        """Note that a request waits to be sent again; :meth:`back_off_ended` follows."""
+        self._backing_off += 1
+        self._note_load()
+
+    def back_off_ended(self) -> None:
+        self._backing_off -= 1
+        self._note_load()
+
+    def _adjust(self, change: Adjustment | None) -> None:
+        if change is None:
+            return
+        log.info(
+            "%s: %d requests at once instead of %d: %s",
+            self._name,
+            change.after,
+            change.before,
+            change.reason,
+        )
+        # What failures have closed stays closed.
+        open_slots = change.after if self._window.size == self.limit else min(self._window.size, change.after)
+        self.limit = change.after
+        self.load.callers.resize(change.after)
+        self._window.resize(open_slots)
+
     def _note_trouble(self) -> None:
         self._credit = max(0.0, self._credit - 1.0)
         if self._credit:
             return
-        self.window = 1
+        self._window.resize(1)
         now = self._clock.now()
         # Requests that failed together are one failed probe, not many.
         if now >= self._not_before:
             self._spacing = min(LAST_SPACING_SECONDS, max(FIRST_SPACING_SECONDS, self._spacing * 2))
             self._not_before = now + self._spacing * (1.0 + self._jitter()) / 2.0
 
-    async def _queue(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(Outcome.UNKNOWN)  # The slot came in the moment of being cancelled.
-            elif turn in self._waiters:
-                self._waiters.remove(turn)
-            raise
-
-    def _hand_out(self) -> None:
-        while self._waiters and self.in_use < self.window:
-            turn = self._waiters.popleft()
-            if not turn.done():
-                self.in_use += 1
-                turn.set_result(None)
+    def _note_load(self) -> None:
+        """Requests are held back while more of them wait to be sent (again) than are under way."""
+        waiting = self._backing_off + self._held
+        self.load.held_back.set(waiting > self._window.in_use - self._held)

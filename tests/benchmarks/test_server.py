@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,11 @@ class Client:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def raw_connection(server: LocalServer) -> socket.socket:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +194,50 @@ def test_a_body_of_unknown_length(client: Client) -> None:
     )
     assert client._connection.getresponse().read() == b""
     assert client.ask("GET", "/b/k").body == b"one two"
+
+
+def test_100_continue_comes_before_the_body_is_sent(client: Client, server: LocalServer) -> None:
+    with raw_connection(server) as raw:
+        raw.sendall(b"PUT /b/k HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        assert raw.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(b"body")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.ask("GET", "/b/k").body == b"body"
+
+
+def test_requests_cut_anywhere_or_sent_together_are_understood(client: Client, server: LocalServer) -> None:
+    put = b"PUT /b/%d HTTP/1.1\r\nContent-Length: 3\r\n\r\n%03d"
+    with raw_connection(server) as raw:
+        raw.sendall(b"".join(put % (number, number) for number in range(20)))
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") < 20:
+            answers += raw.recv(65536)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in put % (20, 20):
+            raw.sendall(bytes([byte]))
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [client.ask("GET", f"/b/{number}").body for number in range(21)] == [
+        b"%03d" % number for number in range(21)
+    ]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"PUT /b/k HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"PUT /b/k HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"x" * 70_000,
+    ],
+)
+def test_what_cannot_be_understood_ends_the_connection(server: LocalServer, request_bytes: bytes) -> None:
+    with raw_connection(server) as raw:
+        raw.sendall(request_bytes)
+        answer = b""
+        while piece := raw.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Connection: close\r\n" in answer
 
 
 def test_conditions(client: Client) -> None:

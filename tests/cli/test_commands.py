@@ -36,6 +36,7 @@ SUMMARY_FIELDS = {
     "elapsed_seconds",
     "peak_inflight_bytes",
     "limited_by",
+    "concurrency",
 }
 NASTY = b"\x1b[31mred\n\xff\xe2\x80\xae"
 
@@ -119,6 +120,24 @@ def test_what_people_read(cli: Cli) -> None:
     stats = cli.run("stats")
     assert "2 files (9 B), 2 folders, 1 symlink" in stats.stdout
     assert "home: restored snapshot " in cli.run("restore", "--target", "back").stdout
+
+
+def test_requests_at_once(cli: Cli) -> None:
+    cli.section()
+    cli.run("initdb")
+    fixed = cli.run("run", "--concurrency", "3", "--json").summary["concurrency"]
+    assert isinstance(fixed, dict)
+    assert fixed["final"] == 3
+    assert 1 <= fixed["peak"] <= 3
+    (cli.tree / "another").write_text("content")
+    adaptive = cli.run("run", "--concurrency", "auto")
+    assert adaptive.code == 0
+    assert re.search(r"requests .*, at most \d+ of 192 at once\n", adaptive.stdout)
+    configuration = cli.folder / "asyncbackup.toml"
+    configuration.write_text('concurrency = "auto"\n' + configuration.read_text())
+    configured = cli.run("run", "--json").summary["concurrency"]
+    assert isinstance(configured, dict)
+    assert configured["final"] == 192
 
 
 def test_quiet_leaves_the_summary(cli: Cli) -> None:

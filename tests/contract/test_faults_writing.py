@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -352,6 +355,121 @@ async def test_credentials_that_were_renewed_meanwhile(
         with pytest.raises(AccessDeniedError, match="log in again"):
             await store.put("three", b"", sha256=digest(b""))
     assert all("AKIAEXPIREDEXPIRED00" in signer for signer in signers)
+
+
+async def test_credentials_of_a_process_that_the_endpoint_calls_expired(
+    proxy: FaultProxy,
+    backend: Backend,
+    seaweed_s3: S3Endpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = tmp_path / "answer.json"
+
+    def give_out(access_key: str, secret_key: str) -> None:
+        given = {"Version": 1, "AccessKeyId": access_key, "SecretAccessKey": secret_key}
+        answer.write_text(json.dumps({**given, "Expiration": "2999-01-01T00:00:00Z"}))
+
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {answer}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    signers: list[str] = []
+
+    async def expire(exchange: Exchange) -> None:
+        signers.append(exchange.request.headers["authorization"])
+        give_out(ACCESS_KEY, SECRET_KEY)
+        await exchange.answer(400, error_body("ExpiredToken"))
+
+    give_out("AKIAEXPIREDEXPIRED00", "old")
+    proxy.plan("PutObject", expire)
+    s3 = seaweed_s3.settings(endpoint_url=proxy.url)
+    async with open_store(backend.destination, s3=s3, concurrency=2, policy=QUICK) as store:
+        await store.put("key", b"x", sha256=digest(b"x"))
+        assert await store.get("key", limit=1) == b"x"
+
+        # The process has no others: the refusal stands.
+        proxy.plan("PutObject", answering(400, error_body("ExpiredToken")))
+        with pytest.raises(AccessDeniedError, match="log in again"):
+            await store.put("key", b"x", sha256=digest(b"x"))
+        # Nor does one that fails make anything else of it.
+        answer.unlink()
+        proxy.plan("PutObject", answering(400, error_body("ExpiredToken")))
+        with pytest.raises(AccessDeniedError, match="log in again"):
+            await store.put("key", b"x", sha256=digest(b"x"))
+        assert store.requests["PutObject"] == 4
+    assert len(signers) == 1
+    assert "AKIAEXPIREDEXPIRED00" in signers[0]
+
+
+def signing_time(exchange: Exchange) -> datetime:
+    return datetime.strptime(exchange.request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+async def test_a_clock_that_differs_is_corrected_by_the_endpoints(
+    proxy: FaultProxy, through: OpenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy says that it is two hours later; SeaweedFS then refuses what is signed so, and says why."""
+    later = datetime.now(UTC) + timedelta(hours=2)
+    signed: list[timedelta] = []
+
+    async def too_skewed(exchange: Exchange) -> None:
+        await exchange.answer(
+            403, error_body("RequestTimeTooSkewed"), Date=format_datetime(later, usegmt=True)
+        )
+
+    async def look(exchange: Exchange) -> None:
+        signed.append(signing_time(exchange) - datetime.now(UTC))
+        await exchange.pass_on(await exchange.forward())
+
+    async with through() as store:
+        proxy.plan("PutObject", too_skewed)
+        proxy.plan("PutObject", look, times=4)
+        with pytest.raises(AccessDeniedError, match="RequestTimeTooSkewed"):
+            await store.put("key", b"x", sha256=digest(b"x"))
+        assert store.requests["PutObject"] == 2, "one is signed anew, once"
+        await store.put("key", b"x", sha256=digest(b"x"))
+        assert await store.get("key", limit=1) == b"x"
+        await store.put("key", b"y", sha256=digest(b"y"))
+        assert store.requests["PutObject"] == 5, "what was found out holds"
+    hours = [round(each.total_seconds() / 3600) for each in signed]
+    assert hours == [2, 2, 0, 0]
+    assert "the clock of this machine is 2 h" in caplog.text
+    assert "behind that of the endpoint" in caplog.text
+
+
+async def test_a_refusal_of_a_head_has_no_code_and_tells_the_time(
+    proxy: FaultProxy, through: OpenStore
+) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    signed: list[timedelta] = []
+    both = asyncio.Barrier(2)
+
+    async def refuse_both(exchange: Exchange) -> None:
+        await both.wait()
+        await exchange.answer(403, Date=format_datetime(later, usegmt=True))
+
+    async def look(exchange: Exchange) -> None:
+        signed.append(signing_time(exchange) - datetime.now(UTC))
+        await exchange.answer(200, ETag='"e"')
+
+    async with through() as store:
+        proxy.plan("HeadObject", refuse_both, times=2)
+        proxy.plan("HeadObject", look, times=2)
+        async with asyncio.TaskGroup() as group:
+            for key in ("one", "two"):
+                group.create_task(store.head(key))
+        assert store.requests["HeadObject"] == 4, "what others found out serves both"
+    assert [round(each.total_seconds() / 3600) for each in signed] == [1, 1]
+
+
+async def test_a_refusal_at_the_right_time_is_one(proxy: FaultProxy, through: OpenStore) -> None:
+    now = format_datetime(datetime.now(UTC), usegmt=True)
+    proxy.plan("PutObject", answering(403, error_body("AccessDenied"), Date=now))
+    async with through() as store:
+        with pytest.raises(AccessDeniedError, match="may not do this"):
+            await store.put("key", b"x", sha256=digest(b"x"))
+        assert store.requests["PutObject"] == 1
 
 
 async def test_a_frozen_server_is_noticed(tmp_path: Path, transfer: str) -> None:

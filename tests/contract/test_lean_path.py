@@ -115,6 +115,20 @@ async def test_a_region_that_is_not_the_matter(proxy: FaultProxy, through: OpenS
 
 
 @pytest.mark.parametrize("transfer", ["lean"], indirect=True)
+async def test_a_region_is_looked_for_once_also_by_who_may_not_list(
+    proxy: FaultProxy, through: OpenStore
+) -> None:
+    proxy.plan("PutObject", answering(400, error_body("AuthorizationHeaderMalformed")), times=3)
+    proxy.plan("ListObjectsV2", answering(503, error_body("SlowDown")))
+    proxy.plan("ListObjectsV2", answering(403, error_body("AccessDenied")))
+    async with through() as store:
+        for _ in range(3):
+            with pytest.raises(StoreError, match="AuthorizationHeaderMalformed"):
+                await store.put("key", b"x", sha256=digest(b"x"))
+        assert proxy.requests["ListObjectsV2"] == 2
+
+
+@pytest.mark.parametrize("transfer", ["lean"], indirect=True)
 async def test_bodies_wait_until_one_was_welcome(proxy: FaultProxy, through: OpenStore) -> None:
     expected: list[bool] = []
 

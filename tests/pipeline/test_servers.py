@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -123,3 +124,51 @@ async def test_an_endpoint_that_throttles_is_waited_for(tmp_path: Path, rclone_s
         summary = await bench.run()
         assert summary.files_failed == 0
         assert picture(await bench.restored()) == picture(bench.tree)
+
+
+async def test_concurrency_that_adapts_is_lowered_when_the_endpoint_says_so(
+    tmp_path: Path, rclone_s3: S3Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="asyncbackup.store.slots")
+
+    async def slow_down(exchange: Exchange) -> None:
+        await exchange.answer(503, b"<Error><Code>SlowDown</Code><Message>planned</Message></Error>")
+
+    async with FaultProxy(rclone_s3.url) as proxy:
+        bench = Workbench(
+            tmp_path, f"s3://{rclone_s3.fresh_bucket()}", s3=rclone_s3.settings(endpoint_url=proxy.url)
+        )
+        bench.settings = bench.settings.with_concurrency(None)
+        await bench.initialise()
+        fill(bench)
+        proxy.plan("PutObject", slow_down, skip=5)
+        summary = await bench.run()
+        assert summary.files_failed == 0
+        assert summary.concurrency["final"] == 8
+        assert proxy.peak <= summary.concurrency["peak"] <= 16
+        assert f"{proxy.url}: 8 requests at once instead of 16: halved: SlowDown" in caplog.text
+        assert picture(await bench.restored()) == picture(bench.tree)
+
+
+async def test_a_stop_begins_no_request_beyond_those_that_concurrency_allows_by_now(
+    tmp_path: Path, rclone_s3: S3Endpoint
+) -> None:
+    stop = StopRequest()
+
+    async def ask_to_stop(exchange: Exchange) -> None:
+        stop.request()
+        await exchange.pass_on(await exchange.forward())
+
+    async with FaultProxy(rclone_s3.url) as proxy:
+        bench = Workbench(
+            tmp_path, f"s3://{rclone_s3.fresh_bucket()}", s3=rclone_s3.settings(endpoint_url=proxy.url)
+        )
+        bench.settings = bench.settings.with_concurrency(None)
+        await bench.initialise()
+        for number in range(100):
+            bench.write(f"f{number}", b"content")
+        before = proxy.requests["PutObject"]
+        proxy.plan("PutObject", ask_to_stop, skip=5)
+        with pytest.raises(Interrupted):
+            await bench.run(stop=stop)
+        assert proxy.requests["PutObject"] - before <= 6 + 16, "not the 100 that there are tasks for"

@@ -75,8 +75,10 @@ class ServerProcess:
             time.sleep(0.05)
 
     def freeze(self) -> None:
-        """Stop the process without ending it: its connections stay open and silent."""
+        """Stop the process without ending it: its connections stay open and silent. Returns once its last
+        thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

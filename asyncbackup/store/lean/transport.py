@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -14,9 +13,9 @@ import msgspec
 from asyncbackup.errors import ObjectRefusedError, StoreError
 from asyncbackup.store.base import Body, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import body_size
-from asyncbackup.store.lean.answers import info_of, names_another_region, refusal
 from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
 from asyncbackup.store.lean.pool import Pool
+from asyncbackup.store.lean.s3_answers import info_of, names_another_region, refusal
 from asyncbackup.store.lean.signer import EMPTY_SHA256, Signer, encoded_path, encoded_query
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
@@ -216,6 +215,7 @@ class LeanTransport:
             headers,
             payload_sha256=payload_sha256,
             credentials=await self._credentials.current(),
+            now=self._credentials.clock.now(),
         )
         target = f"{path}?{query}" if query else path
         length = f"content-length: {size}\r\n" if size >= 0 else ""
@@ -271,11 +271,7 @@ class LeanTransport:
                 return True  # Another request has found out.
             if route.region_checked:
                 return False
-            with contextlib.suppress(StoreError), translated(self._bucket.target("ListObjectsV2")):
-                await self._bucket.client.list_objects_v2(
-                    Bucket=self._bucket.name, Prefix=self._bucket.full(""), MaxKeys=1
-                )
-                route.region_checked = True
+            route.region_checked = await self._let_library_look()
             try:
                 endpoint = await self._finder.find()
             except NotLean as reason:
@@ -287,6 +283,19 @@ class LeanTransport:
             self._route = self._route_to(endpoint)
             route.pool.retire()
             return True
+
+    async def _let_library_look(self) -> bool:
+        """Whether it got an answer. A refusal is one: the region is told before rights are looked at."""
+        try:
+            with translated(self._bucket.target("ListObjectsV2")):
+                await self._bucket.client.list_objects_v2(
+                    Bucket=self._bucket.name, Prefix=self._bucket.full(""), MaxKeys=1
+                )
+        except TransientError:
+            return False
+        except StoreError:
+            return True
+        return True
 
 
 class _Route(msgspec.Struct):

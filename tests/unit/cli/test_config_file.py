@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import dedent
 
+import msgspec
 import pytest
 
-from asyncbackup.config import Settings
+from asyncbackup.config import AUTO_CONCURRENCY, Settings
 from asyncbackup.config_file import (
     default_state_dir,
     find_config,
@@ -110,6 +111,20 @@ def test_a_small_memory_limit_lowers_the_part_size(tmp_path: Path) -> None:
     assert load(tmp_path, "memory_limit = 134217728\n" + HOME).part_size_bytes == 8 * MIB
 
 
+def test_concurrency_that_adapts(tmp_path: Path) -> None:
+    adaptive = load(tmp_path, 'concurrency = "auto"\n' + HOME)
+    assert (adaptive.concurrency, adaptive.adaptive) == (AUTO_CONCURRENCY, True)
+    fixed = load(tmp_path, "concurrency = 8\n" + HOME)
+    assert (fixed.concurrency, fixed.adaptive) == (8, False)
+    assert load(tmp_path, HOME).concurrency == 32
+    folder = folder_settings(adaptive, tmp_path, "file:///mnt/disk")
+    assert (folder.concurrency, folder.adaptive) == (AUTO_CONCURRENCY, True)
+    assert folder.with_concurrency(3).adaptive is False
+    assert fixed.with_concurrency(None) == msgspec.structs.replace(
+        fixed, concurrency=AUTO_CONCURRENCY, adaptive=True
+    )
+
+
 # Each: what the file says, the line that is named, the key, and what else the message must hold.
 MISTAKES: list[tuple[str, int, str, list[str]]] = [
     ("concurency = 3\n" + HOME, 1, "concurency", ["did you mean 'concurrency'?"]),
@@ -119,7 +134,7 @@ MISTAKES: list[tuple[str, int, str, list[str]]] = [
     ("concurrency = true\n" + HOME, 1, "concurrency", ["true (a truth value)", "from 1 to 1024"]),
     ("concurrency = 0\n" + HOME, 1, "concurrency", ["0 (a whole number)", "from 1 to 1024"]),
     ("concurrency = 1025\n" + HOME, 1, "concurrency", ["1025", "from 1 to 1024"]),
-    ('concurrency = "auto"\n' + HOME, 1, "concurrency", ["not available in this version"]),
+    ('concurrency = "automatic"\n' + HOME, 1, "concurrency", ["from 1 to 1024, or 'auto'"]),
     ("\n\nmemory_limit = 1.5\n" + HOME, 3, "memory_limit", ["1.5 (a number)", '"64 MiB"']),
     ('memory_limit = "64 MeB"\n' + HOME, 1, "memory_limit", ["'MeB' is no unit", "KiB, MiB"]),
     ('memory_limit = "64M"\n' + HOME, 1, "memory_limit", ["MiB (1024) or MB (1000)"]),

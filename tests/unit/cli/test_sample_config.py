@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-WITHOUT_KEY = {"delta_from_bytes"}
+WITHOUT_KEY = {"adaptive", "delta_from_bytes"}
 """Settings that tests change and users need not."""
 RENAMED = {"packed": "layout", "pack_below_bytes": "pack_below", "zstd_level": "compression"}
 SAMPLE = ROOT / "config.sample.toml"

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from asyncbackup.flow.budget import ByteBudget
+from asyncbackup.flow.stopwatch import Stopwatch
 from tests.unit.flow.turns import settle
 
 
@@ -39,6 +40,28 @@ async def test_a_large_request_is_not_starved_by_small_ones() -> None:
     await settle()
     assert states(tasks) == "ggg"
     assert budget.in_use_bytes == 100
+
+
+async def test_the_time_in_which_somebody_waits_is_told() -> None:
+    now = 0.0
+    budget = ByteBudget(10)
+    budget.short = Stopwatch(lambda: now)
+    await budget.acquire(10)
+    now = 1.0
+    assert budget.short.seconds == 0
+    tasks = asked(budget, 6, 6)
+    await settle()
+    now = 3.0
+    budget.release(10)
+    await settle()
+    assert states(tasks) == "gw"
+    now = 4.0
+    assert budget.short.seconds == 3, "one of them waits still"
+    budget.release(6)
+    await settle()
+    assert states(tasks) == "gg"
+    now = 9.0
+    assert budget.short.seconds == 3
 
 
 async def test_grants_go_in_the_order_of_asking() -> None:

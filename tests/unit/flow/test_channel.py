@@ -14,6 +14,7 @@ from asyncbackup.flow.channel import (
     open_channel,
     watch_channels,
 )
+from asyncbackup.flow.stopwatch import Stopwatch
 from tests.unit.flow.turns import settle
 
 
@@ -282,6 +283,57 @@ async def test_statistics_tell_items_and_who_waited() -> None:
 def test_a_channel_that_could_hold_nothing_is_refused(capacity: int) -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1"):
         open_channel("none", capacity)
+
+
+async def test_the_stopwatches_of_a_channel() -> None:
+    sender, receiver = channel(1)
+    now = 0.0
+    statistics = sender.statistics
+    for name in ("filled", "blocked", "working"):
+        setattr(statistics, name, Stopwatch(lambda: now))
+
+    def figures() -> tuple[float, float, float]:
+        return statistics.filled.seconds, statistics.blocked.seconds, statistics.working.seconds
+
+    receiving = asyncio.create_task(receiver.receive())
+    await settle()
+    now = 1.0
+    assert figures() == (0, 0, 0), "the only receiver waits"
+    await sender.send(1)
+    await receiving
+    now = 3.0
+    assert figures() == (0, 0, 2), "it works, and nothing lies in the channel"
+    await sender.send(2)
+    blocked = asyncio.create_task(sender.send(3))
+    await settle()
+    now = 7.0
+    assert figures() == (4, 4, 6)
+    await receiver.receive()
+    await blocked
+    now = 8.0
+    assert figures() == (5, 4, 7)
+    assert await receiver.receive_some(5) == [3]
+    now = 10.0
+    assert figures() == (5, 4, 9)
+    sender.close()
+    assert receiver.ended
+    receiver.close()
+    now = 20.0
+    assert figures() == (5, 4, 9)
+
+
+async def test_a_stopwatch_goes_on_in_a_later_channel() -> None:
+    now = 0.0
+    filled = Stopwatch(lambda: now)
+    for _ in range(2):
+        sender: Sender[int]
+        sender, receiver = open_channel("payloads", 2, filled=filled)
+        await sender.send(1)
+        now += 2.0
+        await receiver.receive()
+        assert not receiver.ended
+        now += 5.0
+    assert filled.seconds == 4
 
 
 async def test_channels_opened_in_the_block_are_watched_also_those_of_its_tasks() -> None:

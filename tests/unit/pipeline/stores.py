@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from asyncbackup.flow.load import RequestLoad
+from asyncbackup.flow.window import Window
 from asyncbackup.store.base import Body, Capabilities, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import body_size, pieces_of
 
@@ -28,6 +30,7 @@ class MemoryStore:
     def __init__(self, *, copies: bool = True) -> None:
         self.capabilities = Capabilities(server_side_copy=copies)
         self.requests: RequestCounts = Counter()
+        self.load = RequestLoad(Window(64))
         self.objects: dict[str, bytes] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self.uploads: dict[UploadId, dict[int, bytes]] = {}

@@ -3,76 +3,145 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncbackup import limits
 from asyncbackup.flow.budget import ByteBudget
-from asyncbackup.flow.channel import Sender, open_channel
-from asyncbackup.limits import LimitSampler
-from asyncbackup.model import Change, RunCounters
+from asyncbackup.flow.channel import Receiver, Sender, open_channel
+from asyncbackup.flow.load import RequestLoad
+from asyncbackup.flow.stopwatch import Stopwatch
+from asyncbackup.flow.window import Window
+from asyncbackup.limits import LimitAccount, Readings, divide
 from tests.unit.flow.turns import settle
 
+if TYPE_CHECKING:
+    from asyncbackup.model import Change
+    from asyncbackup.pipeline.results import Outcome
 
-class Queue:
-    payloads_waiting = 0
+START = Readings(wall=100.0, cpu=7.0, stages_waiting=(3.0, 2.0))
+
+
+def spent(**after: object) -> dict[str, float]:
+    """What ten seconds went to; ``after`` are the readings at their end, wall time beside."""
+    return divide(START, msgspec.structs.replace(START, wall=110.0, **after))
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ({}, {limits.WALK: 10}),
+        ({"reading": 4.0}, {limits.READ: 4, limits.WALK: 6}),
+        # Readers that wait for memory have something to read all the same.
+        ({"reading": 10.0, "budget_short": 7.0}, {limits.BUDGET: 7, limits.READ: 3}),
+        # More memory would not help where something waits for a stage …
+        (
+            {"reading": 10.0, "budget_short": 9.0, "stages_waiting": (5.0, 8.0)},
+            {limits.CPU: 6, limits.BUDGET: 4},
+        ),
+        # … nor a faster stage where bodies wait for requests.
+        (
+            {"reading": 10.0, "budget_short": 9.0, "stages_waiting": (3.0, 12.0), "bodies_waiting": 8.0},
+            {limits.LATENCY: 8, limits.CPU: 2},
+        ),
+        ({"bodies_waiting": 10.0, "receipts_waiting": 9.0}, {limits.DATABASE: 9, limits.LATENCY: 1}),
+        ({"bodies_waiting": 10.0, "cpu": 16.0}, {limits.CPU: 10}),
+        ({"bodies_waiting": 10.0, "cpu": 15.0}, {limits.LATENCY: 10}),
+        ({"bodies_waiting": 10.0, "cpu": 17.0, "held_back": 6.0}, {limits.THROTTLING: 6, limits.CPU: 4}),
+        # The last requests are latency, not the walk; before, an uploader with work is no bottleneck.
+        ({"sending": 9.0}, {limits.WALK: 10}),
+        ({"sending": 9.0, "walked": True}, {limits.LATENCY: 9, limits.WALK: 1}),
+        ({"sending": 9.0, "walked": True, "reading": 10.0}, {limits.READ: 10}),
+    ],
+)
+def test_each_cause(after: dict[str, object], expected: dict[str, float]) -> None:
+    assert spent(**after) == pytest.approx(expected)
+
+
+times = st.floats(0, 20)
+
+
+@given(
+    st.builds(
+        Readings,
+        wall=st.floats(100, 200),
+        cpu=st.floats(7, 300),
+        held_back=times,
+        receipts_waiting=times,
+        bodies_waiting=times,
+        stages_waiting=st.tuples(st.floats(3, 9), st.floats(2, 9)),
+        budget_short=times,
+        reading=times,
+        sending=times,
+        walked=st.booleans(),
+    )
+)
+def test_no_time_is_lost_or_counted_twice(after: Readings) -> None:
+    parts = divide(START, after)
+    assert sum(parts.values()) == pytest.approx(after.wall - START.wall)
+    assert all(seconds > 0 for seconds in parts.values())
+
+
+class Transfer:
+    def __init__(self) -> None:
+        self.budget = ByteBudget(10)
+        self.sending = Stopwatch()
+        self.bodies_waiting = Stopwatch()
+        self.stages_waiting = {"packer": Stopwatch()}
 
 
 class Bench:
     def __init__(self) -> None:
-        self.budget = ByteBudget(10)
-        self.counters = RunCounters()
-        self.queue = Queue()
-        self.sender: Sender[list[Change]]
-        self.sender, receiver = open_channel("changes", 10)
-        self.sampler = LimitSampler(self.budget, self.counters)
-        self.sampler.watch(receiver, self.queue)
+        self.transfer = Transfer()
+        self.load = RequestLoad(Window(4))
+        self.account = LimitAccount(self.transfer, self.load)
+        self.changes: Receiver[list[Change]]
+        self.changes_in: Sender[list[Change]]
+        self.outcomes_in: Sender[Outcome]
+        self.watch()
 
-    def cause(self, *, busy: float = 0.1, throttled: bool = False) -> str:
-        return self.sampler._cause(busy=busy, throttled=throttled)
-
-
-async def test_each_cause() -> None:
-    bench = Bench()
-    assert bench.cause() == limits.WALK
-    await bench.sender.send([])
-    assert bench.cause() == limits.READ
-    await bench.budget.acquire(8)
-    assert bench.cause() == limits.READ
-    waiting = asyncio.create_task(bench.budget.acquire(8))
-    await settle()
-    assert bench.cause() == limits.BUDGET
-    bench.queue.payloads_waiting = 1
-    assert bench.cause() == limits.LATENCY
-    assert bench.cause(busy=0.9) == limits.CPU
-    assert bench.cause(busy=0.9, throttled=True) == limits.THROTTLING
-    waiting.cancel()
+    def watch(self) -> None:
+        self.changes_in, self.changes = open_channel("changes", 10)
+        self.outcomes_in, _ = open_channel("outcomes", 10)
+        self.account.watch(self.changes, self.outcomes_in)
 
 
-async def test_the_last_requests_are_latency_not_the_walk() -> None:
-    bench = Bench()
-    await bench.budget.acquire(8)
-    assert bench.cause() == limits.LATENCY
-
-
-def test_before_the_first_look_it_was_the_walk() -> None:
-    bench = Bench()
-    assert bench.sampler.limited_by == limits.WALK
-    assert bench.sampler.shares == {}
-
-
-async def test_shares_add_up_and_the_most_frequent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SAMPLE_SECONDS", 0)
-    bench = Bench()
-    bench.queue.payloads_waiting = 1
+async def test_an_account_that_ends_before_its_first_look_has_all_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "BUSY_SHARE", float("inf"))
-    task = asyncio.create_task(bench.sampler.run())
-    await settle(turns=50)
-    bench.counters.retries += 1
-    await settle(turns=3)
+    bench = Bench()
+    bench.transfer.bodies_waiting.start()
+    task = asyncio.create_task(bench.account.run())
+    await settle()
     task.cancel()
     await asyncio.wait({task})
-    shares = bench.sampler.shares
-    assert set(shares) == {limits.LATENCY, limits.THROTTLING}
-    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
-    assert bench.sampler.limited_by == limits.LATENCY
+    assert bench.account.limited_by == limits.LATENCY
+    assert sum(bench.account.shares.values()) == pytest.approx(1, abs=0.01)
+
+
+async def test_the_channels_of_a_later_part_of_the_run_are_read_from_their_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "BUSY_SHARE", float("inf"))
+    bench = Bench()
+    receiving = asyncio.create_task(bench.changes.receive())
+    await bench.changes_in.send([])
+    await receiving
+    bench.watch()
+    waiting = asyncio.create_task(bench.changes.receive())
+    await settle()
+    bench.account.watch(bench.changes, bench.outcomes_in)
+    assert set(bench.account.shares) <= {limits.READ, limits.WALK}
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+
+def test_where_no_time_passed_it_was_the_walk() -> None:
+    account = LimitAccount(Transfer(), RequestLoad(Window(4)))
+    assert account.limited_by == limits.WALK
+    assert account.shares == {}

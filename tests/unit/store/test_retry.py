@@ -8,8 +8,9 @@ import random
 import pytest
 
 from asyncbackup.errors import ObjectMissingError, StoreError
+from asyncbackup.store.body import PIECE_BYTES
 from asyncbackup.store.retry import RetryPolicy, TransientError
-from asyncbackup.store.s3_requests import Deadline, S3Requests
+from asyncbackup.store.s3_requests import SLOWEST_BYTES_PER_SECOND, Deadline, S3Requests
 from asyncbackup.store.slots import RequestSlots
 from tests.unit.store.virtual_time import VirtualClock
 
@@ -214,3 +215,30 @@ async def test_a_deadline_moves_on_with_progress() -> None:
     with pytest.raises(StoreError, match="no answer for 0 s"):
         await requests.run("PutObject", "key", stuck)
     assert requests.slots.in_use == 0
+
+
+async def test_a_body_that_stands_still_is_noticed_before_an_answer_that_is_late() -> None:
+    """What the kernel has buffered of a whole body takes its time; a body that does not move has none."""
+    requests = S3Requests(slots=RequestSlots(1), policy=RetryPolicy(max_attempts=1), timeout_seconds=0.2)
+    loop = asyncio.get_running_loop()
+    pieces = 4
+
+    async def stand_still(deadline: Deadline) -> None:
+        for _ in range(pieces - 1):
+            deadline.progress()
+        await asyncio.Event().wait()
+
+    started = loop.time()
+    with pytest.raises(StoreError, match="no answer for 0 s"):
+        await requests.run("PutObject", "key", stand_still, size=pieces * PIECE_BYTES)
+    assert loop.time() - started >= 0.2
+
+    when: list[float] = []
+
+    async def all_taken(deadline: Deadline) -> None:
+        for _ in range(pieces):
+            deadline.progress()
+        when.append(deadline.waited_for)
+
+    await requests.run("PutObject", "key", all_taken, size=pieces * PIECE_BYTES)
+    assert when == [pytest.approx(0.2 + pieces * PIECE_BYTES / SLOWEST_BYTES_PER_SECOND)]

@@ -10,10 +10,11 @@ import botocore.exceptions
 import pytest
 
 from asyncbackup.errors import AccessDeniedError, ObjectMissingError, ObjectRefusedError, StoreError
-from asyncbackup.store.retry import TransientError
+from asyncbackup.store.retry import DatedRefusalError, TransientError
 from asyncbackup.store.s3_errors import (
     MESSAGE_LIMIT,
     Target,
+    answered_at,
     from_code,
     retry_after,
     shorten,
@@ -111,11 +112,30 @@ def test_text_from_outside_is_tamed() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("soon", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)],
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("inf", 0.0),
+        ("nan", 0.0),
+        ("soon", 0.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", 30.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+    ],
 )
 def test_retry_after(value: str, seconds: float) -> None:
-    assert retry_after({"retry-after": value}) == seconds
+    assert retry_after({"retry-after": value, "date": "Wed, 21 Oct 2026 07:28:00 GMT"}) == seconds
     assert retry_after({}) == 0.0
+
+
+def test_a_refusal_tells_the_time_where_the_answer_does() -> None:
+    target = Target("PutObject", "key", "bucket", "http://endpoint")
+    dated = from_code("RequestTimeTooSkewed", "", target, status=403, endpoint_seconds=1000.0)
+    assert isinstance(dated, DatedRefusalError)
+    assert dated.endpoint_seconds == 1000.0
+    assert not isinstance(from_code("RequestTimeTooSkewed", "", target), DatedRefusalError)
+    assert answered_at({"date": "Thu, 01 Jan 1970 00:16:40 GMT"}) == 1000.0
+    assert answered_at({"date": "today"}) == answered_at({}) == 0.0
 
 
 def test_translated_errors_pass_unchanged() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncbackup.store.lean.error_document import error_fields
 from asyncbackup.store.retry import TransientError
-from asyncbackup.store.s3_errors import from_code, retry_after
+from asyncbackup.store.s3_errors import answered_at, from_code, retry_after
 from asyncbackup.store.s3_session import check_native
 from asyncbackup.store.s3_transport import object_info
 
@@ -50,6 +50,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, target: Target
         target,
         status=status,
         retry_after_seconds=retry_after(headers),
+        endpoint_seconds=answered_at(headers),
     )
 
 
