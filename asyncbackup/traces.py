@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.errors import AccessDeniedError, ObjectMissingError, StoreError
 from asyncbackup.store.base import UploadId
+from asyncbackup.store.retry import TransientError
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Store
@@ -33,6 +34,12 @@ class Traces:
         key = self.prefix + name
         self.keys.add(key)
         return key
+
+    def write_failed(self, key: str, error: StoreError) -> None:
+        """The write of a fresh key failed: what was refused outright, or never sent, needs no removing."""
+        never_sent = isinstance(error, TransientError) and error.unreachable
+        if never_sent or not error.retryable:
+            self.keys.discard(key)
 
     def note_upload(self, upload_id: str, key: str) -> None:
         """An upload that was begun."""

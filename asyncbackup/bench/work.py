@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from asyncbackup.bench.measurement import GET, HEAD, LIST, PUT
+from asyncbackup.errors import StoreError
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Body, PartReceipt, Store, UploadId
@@ -68,7 +69,11 @@ class ObjectWork:
         self._written += 1
         key = self._traces.key(f"{self._folder}/{self._written:06d}")
         body, digest = self._bodies.make(self._size)
-        await self._store.put(key, body, sha256=digest)
+        try:
+            await self._store.put(key, body, sha256=digest)
+        except StoreError as error:
+            self._traces.write_failed(key, error)
+            raise
         self.keys.append(key)
         return self._size
 

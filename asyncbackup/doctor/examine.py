@@ -156,9 +156,11 @@ async def _run_checks(
     """Run the checks and remove what they wrote. Where nothing can be written, only that is said."""
     try:
         doing("writing")
+        key = traces.key("first")
         try:
-            await store.put(traces.key("first"), b"", sha256=EMPTY_SHA256)
+            await store.put(key, b"", sha256=EMPTY_SHA256)
         except StoreError as error:
+            traces.write_failed(key, error)
             report(problem("write", f"nothing can be written: {error}", _WRITE_ADVICE))
             return False
         report(ok("write", "objects can be written"))

@@ -70,7 +70,7 @@ class S3Probe:
                     answer = await getattr(self._client, operation)(Bucket=self.location.bucket, **parameters)
         except TimeoutError as error:
             reason = f"no answer for {self._timeout_seconds:.0f} s"
-            raise StoreError(target.operation, target.key, reason, code="Timeout") from error
+            raise StoreError(target.operation, target.key, reason, code="Timeout", retryable=True) from error
         about = answer.get("ResponseMetadata", {})
         headers = {str(name).lower(): str(value) for name, value in about.get("HTTPHeaders", {}).items()}
         return Answer(status=int(about.get("HTTPStatusCode", 0)), headers=headers, fields=answer)
@@ -86,7 +86,7 @@ class S3Probe:
                     return answer, await body.read()
         except TimeoutError as error:
             reason = f"no answer for {self._timeout_seconds:.0f} s"
-            raise StoreError("GetObject", key, reason, code="Timeout") from error
+            raise StoreError("GetObject", key, reason, code="Timeout", retryable=True) from error
         finally:
             body.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,3 +81,25 @@ def test_a_missing_folder(cli: Cli) -> None:
     done = cli.run("bench", f"file://{cli.folder}/nowhere", *QUICK)
     assert done.code == 1
     assert "nowhere" in done.stderr
+
+
+def test_an_endpoint_that_is_not_there(cli: Cli) -> None:
+    cli.configure('[s3]\nendpoint_url = "http://127.0.0.1:1"\n')
+    cli.section()
+    done = cli.run("bench", "s3://my-bucket", *QUICK)
+    assert done.code == 1
+    assert "no connection to http://127.0.0.1:1" in done.stderr
+    # Nothing was sent, so nothing is said to be left.
+    assert "could not be removed" not in done.stderr
+
+
+async def test_ctrl_c_removes_everything(cli: Cli, folder: str) -> None:
+    process = await cli.start("bench", folder, "--sizes", "1KiB,4KiB,16KiB", "--repeats", "100", "--json")
+    assert process.stdout is not None
+    first = await process.stdout.readline()
+    assert b'"measurement"' in first
+    process.send_signal(signal.SIGINT)
+    _, errors = await process.communicate()
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert list((cli.folder / "disk").iterdir()) == []

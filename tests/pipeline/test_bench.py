@@ -187,6 +187,7 @@ async def test_nothing_is_measured_without_credentials_or_bucket(
             "s3://no-such-bucket", s3=moto_s3.settings(), settings=SMALL, traces=(traces := Traces("bench"))
         )
     assert traces.prefix.startswith("asyncbackup-bench-")
+    assert traces.left == []
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(AccessDeniedError):
         await run_bench(

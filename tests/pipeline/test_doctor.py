@@ -196,8 +196,10 @@ async def test_a_bucket_that_is_not_there(moto_s3: S3Endpoint) -> None:
 
 async def test_wrong_credentials(seaweed_s3: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    usable, found = await examine(f"s3://{seaweed_s3.fresh_bucket()}", seaweed_s3.settings())
+    traces = Traces("doctor")
+    usable, found = await examine(f"s3://{seaweed_s3.fresh_bucket()}", seaweed_s3.settings(), traces)
     assert not usable
+    assert traces.left == []  # Nothing was written, so nothing is left.
     assert problems(found) == ["write"]
     assert "the secret key does not fit the access key" in found["write"].text
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
