@@ -305,4 +305,5 @@ async def test_parts_that_will_be_sealed_are_passed_on_in_their_order() -> None:
         gate.close()
     numbers = [payload.number for payload in found if isinstance(payload, PartPayload)]
     assert numbers == [1, 2]
-    assert [type(payload) for payload in found if payload.upload is upload][-1] is UploadEnd
+    ends = [payload for payload in found if isinstance(payload, UploadEnd) and payload.upload is upload]
+    assert found[-1] is ends[-1]
