@@ -182,9 +182,9 @@ async def test_special_files_and_links_that_lead_in_circles(
     for name in ("d/fifo", "socket", "zero", "disk"):
         (bench.tree / name).unlink(missing_ok=True)
     restored = picture(await bench.restored())
-    for holder in (b".", b"d"):
-        # Taking the special files away has moved the times of their holders.
-        assert restored.pop(holder)[0] == wanted.pop(holder)[0]
+    for folder_name in (b".", b"d"):
+        # Taking the special files away has moved the times of their folders.
+        assert restored.pop(folder_name)[0] == wanted.pop(folder_name)[0]
     assert restored == wanted
     shutil.rmtree(tmp_path / "restored")
     await check_invariants(bench)
