@@ -273,7 +273,9 @@ def figures(each: Measurement) -> tuple[str, ...]:
 
 
 def latency_text(seconds: float) -> str:
-    """``"0.8 ms"``, ``"12 ms"``, ``"1.2 s"``."""
+    """``"50 µs"``, ``"0.8 ms"``, ``"12 ms"``, ``"1.2 s"``."""
+    if seconds < 0.0000995:
+        return f"{seconds * 1_000_000:.0f} µs"
     if seconds < 0.00995:
         return f"{seconds * 1000:.1f} ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
