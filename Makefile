@@ -5,12 +5,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench venv lock wheel clean
+.PHONY: help demo test battery lint format bench venv lock wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    back up, change, back up again, verify and restore a real tree on a local S3 server"
 	@echo "make test    the whole check: lint, then every test, with coverage"
+	@echo "make battery every case of the reliability and security battery; may take an hour"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   asyncbackup beside its peers, into docs/benchmarks.md; takes long (BENCH_ARGS)"
@@ -34,6 +35,10 @@ demo: venv
 # PYTEST_ARGS narrows a run, for example: make test PYTEST_ARGS="tests/unit -x"
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report term:skip-covered $(PYTEST_ARGS)
+
+# A selection of it is part of every test run. BATTERY_SEED=N draws other cases.
+battery: venv
+	$(BIN)/python -m tests.battery --numprocesses 2 $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -52,7 +52,8 @@ from asyncbackup.repository.vouching import note_written
 from asyncbackup.text import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from pathlib import Path
 
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
@@ -88,12 +89,16 @@ async def run_section(
     scan_ahead: bool = False,
     counters: RunCounters | None = None,
     stop: StopRequest | None = None,
+    on_change: Callable[[Change], None] | None = None,
+    database: Path | None = None,
 ) -> RunSummary:
     """Save the section's tree as one snapshot and tell what was done.
 
     ``checksum`` reads every file instead of trusting its times; ``dry_run``
-    sends nothing and changes nothing; ``scan_ahead`` counts the tree beside
-    the run, so that ``counters`` can tell how much is left.
+    sends nothing and changes nothing, and gives ``on_change`` everything that
+    a run would look at; ``scan_ahead`` counts the tree beside the run, so that
+    ``counters`` can tell how much is left. ``database`` is used in place of the
+    section's own.
 
     Failures confined to single files are in the summary. Raises
     ``SourceGuardError``, ``CatalogError``, ``SectionBusyError``, ``StoreError``,
@@ -104,12 +109,14 @@ async def run_section(
     stop = stop or StopRequest()
     empty = _check_source(section)
     async with Catalog.open(
-        settings.database_path(section.name), section=section.name, destination=section.destination
+        database or settings.database_path(section.name),
+        section=section.name,
+        destination=section.destination,
     ) as catalog:
         if empty:
             await _guard_against_empty(section, catalog)
         run = _Run(settings, section, catalog, counters, stop, checksum=checksum, scan_ahead=scan_ahead)
-        return await (run.rehearse() if dry_run else run.save())
+        return await (run.rehearse(on_change) if dry_run else run.save())
 
 
 class _Run:
@@ -231,10 +238,10 @@ class _Run:
             await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)
             raise
 
-    async def rehearse(self) -> RunSummary:
+    async def rehearse(self, on_change: Callable[[Change], None] | None = None) -> RunSummary:
         """The dry run: walk and compare, send nothing, keep nothing."""
         await self._catalog.links.clear()
-        tally = Tally(self._catalog.entries, self._counters)
+        tally = Tally(self._catalog.entries, self._counters, on_change=on_change)
         changes_in, changes = _change_channel()
         outcomes_in, outcomes = _outcome_channel(self._settings)
         with single_error():

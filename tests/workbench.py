@@ -118,6 +118,7 @@ class Workbench:
         """The same set-up as a configuration file, for runs in a process of their own."""
         encryption = self.section.encryption
         path = self.base / "asyncbackup.toml"
+        url = endpoint_url or self.settings.s3.endpoint_url
         path.write_text(
             f"""
 state_dir = "{self.settings.state_dir}"
@@ -125,11 +126,12 @@ concurrency = {self.settings.concurrency}
 memory_limit = {self.settings.memory_limit_bytes}
 part_size = {self.settings.part_size_bytes}
 [s3]
-endpoint_url = "{endpoint_url or self.settings.s3.endpoint_url}"
+{f'endpoint_url = "{url}"' if url else ""}
 region = "us-east-1"
 [sections.home]
 path = "{self.tree}"
 destination = "{self.section.destination}"
+layout = "{"packed" if self.section.packed else "mirror"}"
 compression = "{f"zstd:{self.section.zstd_level}" if self.section.zstd_level else "none"}"
 [sections.home.encryption]
 enabled = {str(encryption.enabled).lower()}

@@ -11,6 +11,7 @@ from asyncbackup.catalog.contents import ContentTable
 from asyncbackup.catalog.database import WriteLock, connect, exists_already, translated
 from asyncbackup.catalog.entries import EntryTable
 from asyncbackup.catalog.history import HistoryTable
+from asyncbackup.catalog.integrity import FileSum
 from asyncbackup.catalog.links import LinkTable
 from asyncbackup.catalog.runs import RunTable
 from asyncbackup.catalog.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, TRIGGERS
@@ -44,7 +45,9 @@ class Catalog:
     ``history`` what a new snapshot differs in from which earlier one.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity) -> None:
+    def __init__(
+        self, connection: aiosqlite.Connection, path: Path, identity: CatalogIdentity, file_sum: FileSum
+    ) -> None:
         lock = WriteLock(connection, path)
         self.path = path
         self.identity = identity
@@ -56,6 +59,8 @@ class Catalog:
         self.history = HistoryTable(connection, lock, path)
         self._connection = connection
         self._lock = lock
+        self._sum = file_sum
+        self._closed = False
 
     @classmethod
     @asynccontextmanager
@@ -76,7 +81,8 @@ class Catalog:
             await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             await connection.execute("COMMIT")
 
-        catalog = cls(await connect(path, create=True, begin=make), path, identity)
+        connection = await connect(path, create=True, begin=make)
+        catalog = cls(connection, path, identity, FileSum(connection, path))
         try:
             yield catalog
         finally:
@@ -95,8 +101,10 @@ class Catalog:
             await _check_version(connection, path)
 
         connection = await connect(path, create=False, begin=check)
+        file_sum = FileSum(connection, path)
         try:
             with translated(path):
+                await file_sum.check()
                 row = await _first(connection, "SELECT value FROM meta WHERE name = 'identity'")
             try:
                 identity = msgspec.json.decode(row[0] if row else b"", type=CatalogIdentity)
@@ -108,8 +116,9 @@ class Catalog:
             _check_identity(identity, path, section=section, destination=destination)
         except BaseException:
             await connection.close()
+            file_sum.close()
             raise
-        catalog = cls(connection, path, identity)
+        catalog = cls(connection, path, identity, file_sum)
         try:
             yield catalog
         finally:
@@ -126,9 +135,22 @@ class Catalog:
         async with self._lock.transaction() as connection:
             await connection.execute(_WRITE_META, (name, value))
 
+    async def damage(self, *, limit: int = 5) -> list[str]:
+        """What SQLite finds wrong with the file: nothing, or the first sentences. Reads all of it."""
+        with translated(self.path):
+            async with self._connection.execute(f"PRAGMA quick_check({limit:d})") as cursor:
+                found = [str(row[0]) for row in await cursor.fetchall()]
+        return [] if found == ["ok"] else found
+
     async def aclose(self) -> None:
         """Give the section free. Idempotent."""
-        await self._connection.close()
+        try:
+            if not self._closed:
+                self._closed = True
+                await self._sum.write()
+        finally:
+            await self._connection.close()
+            self._sum.close()
 
 
 async def _first(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "Set up": {
+        "doctor": "asyncbackup.cli.doctor:doctor",
+        "bench": "asyncbackup.cli.bench:bench",
+        "plan": "asyncbackup.cli.plan:plan",
         "initdb": "asyncbackup.cli.database:initdb",
     },
     "Back up and restore": {

@@ -20,9 +20,6 @@ CommandFunction = TypeVar("CommandFunction", bound="Callable[..., Any]")
 
 GLOBAL = "Global options"
 
-# Of the contract, but not of this version.
-_LATER = frozenset({"plan", "bench", "doctor"})
-
 
 class GroupedOption(click.Option):
     """An option that the help lists below a heading of its own."""
@@ -91,11 +88,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with an answer for commands that are still to come and for slips."""
+        """As click does, with an answer for slips."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            if name in _LATER:
-                raise click.UsageError(f"{name!r} is not available in this version of asyncbackup", ctx)
             close = difflib.get_close_matches(name.replace("-", "_"), [*self._places, *self._aliases], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"'{ctx.command_path} --help' lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)

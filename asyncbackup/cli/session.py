@@ -91,9 +91,13 @@ class Session:
         """The configuration's settings if there is one, with the section of ``--path`` and ``--to`` alone."""
         assert self.folder is not None
         assert self.folder_destination is not None
-        found = find_config(self.config)
-        base = Settings(state_dir=default_state_dir()) if found is None else load_settings(found)
+        base = self.base_settings()
         return folder_settings(base, self.folder, self.folder_destination, name=self.folder_section)
+
+    def base_settings(self) -> Settings:
+        """The settings of the configuration file if there is one, else what goes without saying."""
+        found = find_config(self.config)
+        return Settings(state_dir=default_state_dir()) if found is None else load_settings(found)
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,9 @@
 
 The blocks of one upload become frames in several threads at once, and are
 joined in the order in which they were received. What exceeds a part is carried
-over into the next, so every part but the last has the same size. Everything
-else passes through. Whether a content is compressed at all is decided by the
+over into the next, so every part but the last has the same size. Parts that are
+not compressed but will be sealed pass through in their order, and everything
+else as it comes. Whether a content is compressed at all is decided by the
 reader, from samples.
 
 A body gives the bytes that it shrank by back to the budget at once. What is
@@ -45,7 +46,7 @@ class _Waiting:
         self.item = item
         self.frames: list[Buffer] = []
         self.leased = item.leased if isinstance(item, PartPayload) else 0
-        self.ready = not isinstance(item, PartPayload)
+        self.ready = not (isinstance(item, PartPayload) and item.upload.compression)
 
 
 class _Frames:
@@ -82,7 +83,9 @@ class Compressor:
                 except EndOfChannel:
                     return
                 item = items.pop()
-                if isinstance(item, PartPayload | UploadEnd | AbandonUpload) and item.upload.compression:
+                if isinstance(item, PartPayload | UploadEnd | AbandonUpload) and (
+                    item.upload.compression or item.upload.sealed
+                ):
                     await self._compress(item, compressor, onwards)
                 else:
                     await onwards.send(item)
@@ -92,7 +95,7 @@ class Compressor:
     async def _compress(self, item: Item, compressor: FrameCompressor, onwards: Sender[Payload]) -> None:
         # Lined up before anything is waited for, or another task might overtake.
         frames, waiting = self._line_up(item)
-        if isinstance(item, PartPayload):
+        if isinstance(item, PartPayload) and not waiting.ready:
             waiting.frames = await self._gate.run(compressor.frame, [item.body])
             waiting.leased = min(item.leased, sum(map(len, waiting.frames)))
             self._budget.release(item.leased - waiting.leased)
@@ -114,6 +117,9 @@ class Compressor:
             while frames.waiting and frames.waiting[0].ready:
                 first = frames.waiting.popleft()
                 match first.item:
+                    case PartPayload() | UploadEnd() if not first.item.upload.compression:
+                        # They would be sealed as they come, and a full channel may let one overtake another.
+                        await onwards.send(first.item)
                     case PartPayload():
                         frames.leased += first.leased
                         parts = await self._gate.run(_cut, frames, first.frames, first.item.upload)

@@ -45,13 +45,14 @@ class _Message:
     whichever task received them; each task that holds ``turn`` takes the first.
     """
 
-    __slots__ = ("carry", "leased", "number", "sealer", "turn", "waiting")
+    __slots__ = ("carry", "leased", "number", "sealer", "taken", "turn", "waiting")
 
     def __init__(self, sealer: Sealer) -> None:
         self.sealer = sealer
         self.carry = bytearray(sealer.start())
         self.leased = 0
         self.number = 0
+        self.taken = 0
         self.turn = asyncio.Lock()
         self.waiting: deque[PartPayload | UploadEnd | AbandonUpload] = deque()
 
@@ -152,8 +153,14 @@ class Encryptor:
             item = message.waiting.popleft()
             match item:
                 case PartPayload():
+                    message.taken += 1
+                    if item.number != message.taken:
+                        # Sealed, it would be authentic, and the file another.
+                        raise RuntimeError(f"part {item.number} of {item.upload.key!r} came out of order")
                     await sealed.send_all(await self._gate.run(_seal_part, message, item))
                 case UploadEnd():
+                    if item.part_count != message.taken:
+                        raise RuntimeError(f"the end of {item.upload.key!r} came before its parts")
                     await sealed.send_all(await self._gate.run(_seal_end, message, item.upload))
                     await sealed.send(msgspec.structs.replace(item, part_count=message.number))
                 case AbandonUpload():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender
@@ -21,13 +21,21 @@ class BuriedCount(Protocol):
 
 class Tally:
     """``bytes_to_upload`` is what the contents to be read have together; files of which only the
-    ctime moved are counted as changed, since only reading them would tell."""
+    ctime moved are counted as changed, since only reading them would tell. ``on_change`` sees every
+    change, also of folders and symlinks."""
 
-    def __init__(self, entries: BuriedCount, counters: RunCounters) -> None:
+    def __init__(
+        self,
+        entries: BuriedCount,
+        counters: RunCounters,
+        *,
+        on_change: Callable[[Change], None] | None = None,
+    ) -> None:
         self.failures: list[Failure] = []
         self.bytes_to_upload = 0
         self._entries = entries
         self._counters = counters
+        self._on_change = on_change
 
     async def count_changes(self, changes: Receiver[list[Change]], outcomes: Sender[Outcome]) -> None:
         """Take changes instead of a transfer."""
@@ -38,6 +46,8 @@ class Tally:
 
     def count_change(self, change: Change) -> None:
         """One change that a run would look at."""
+        if self._on_change is not None:
+            self._on_change(change)
         if not stat.S_ISREG(change.entry.mode):
             return
         if change.pending is Pending.NEW:

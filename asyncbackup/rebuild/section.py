@@ -12,6 +12,7 @@ import msgspec
 from asyncbackup import __version__
 from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
 from asyncbackup.catalog.found import FoundObjects
+from asyncbackup.catalog.integrity import sum_path
 from asyncbackup.catalog.replace import Replacement, replacing
 from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import AsyncBackupError, CatalogError, FormatError, Interrupted, ObjectMissingError
@@ -354,6 +355,7 @@ async def _created(path: Path, identity: CatalogIdentity) -> AsyncIterator[Catal
     except BaseException:
         if created:
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - at the very end, and but one
+            sum_path(path).unlink(missing_ok=True)
         raise
 
 

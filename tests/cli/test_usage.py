@@ -21,7 +21,6 @@ WITH_ARGUMENTS = ["diff", "find"]
         (["frobnicate"], "there is no command 'frobnicate'; 'asyncbackup --help' lists them"),
         (["rnu"], "did you mean 'run'?"),
         (["list-remot"], "did you mean 'list_remote'?"),
-        (["plan"], "'plan' is not available in this version"),
         (["key", "lits"], "there is no command 'lits'; did you mean 'list'?"),
         (["key", "xyz"], "there is no command 'xyz'; 'asyncbackup key --help' lists them"),
         (["key", "add", "home"], "there is no terminal to ask for the new pass phrase"),

@@ -201,7 +201,7 @@ async def test_a_rebuild_that_is_stopped_leaves_the_database_as_it_was(
     with pytest.raises(Interrupted):
         await rebuild_section(*case, stop=stop, from_objects=from_objects)
     assert not differences(await held(case), first)
-    assert os.listdir(case[0].state_dir) == ["home.sqlite3"]
+    assert sorted(os.listdir(case[0].state_dir)) == ["home.sqlite3", "home.sqlite3.sha256"]
 
 
 async def test_a_database_in_use_is_left_alone(tmp_path: Path) -> None:

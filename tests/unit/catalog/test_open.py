@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.integrity import sum_path
 from asyncbackup.catalog.schema import APPLICATION_ID
 from asyncbackup.errors import CatalogError, CatalogMissingError, SectionBusyError
 from tests.unit.catalog.entries import IDENTITY, fill, pending_of
@@ -94,9 +95,9 @@ async def test_only_the_owner_may_read_it_whatever_the_umask(database: Path) -> 
         os.umask(before)
 
 
-async def test_closed_it_is_one_file(database: Path) -> None:
+async def test_closed_it_is_one_file_and_its_sum(database: Path) -> None:
     await create(database)
-    assert [file.name for file in database.parent.iterdir()] == ["home.sqlite3"]
+    assert sorted(file.name for file in database.parent.iterdir()) == ["home.sqlite3", "home.sqlite3.sha256"]
 
 
 async def test_a_second_connection_meets_the_lock_at_once(database: Path, catalog: Catalog) -> None:
@@ -227,6 +228,7 @@ async def test_damage_found_later_is_named_as_well(database: Path) -> None:
     with database.open("r+b") as file:
         file.seek(size // 2 // 4096 * 4096)
         file.write(b"\x5a" * (size // 2))
+    sum_path(database).unlink()  # as after a run that was killed
     async with opened(database) as catalog:
         with pytest.raises(CatalogError, match="syncdb_remote"):
             await pending_of(catalog)

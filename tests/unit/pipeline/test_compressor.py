@@ -269,3 +269,41 @@ def test_without_compression_and_packs_a_read_may_take_all() -> None:
     assert LargestParts.of(transfer_settings(b"/"), 20 * MIB) == LargestParts(
         readable=20 * MIB, compressible=0
     )
+
+
+async def test_parts_that_will_be_sealed_are_passed_on_in_their_order() -> None:
+    content = os.urandom(2 * BLOCK)
+    upload, other = (
+        large(content, sealed=True, compression=""),
+        large(b"other", path=b"other", compression=""),
+    )
+    work = Compressing()
+    gate = ThreadGate("compress", 2)
+    compressor = Compressor(3, work.budget, gate)
+    payloads_in: Sender[Payload]
+    payloads_in, taken = open_channel("payloads", 10)
+    done_in: Sender[Payload]
+    done: Receiver[Payload]
+    done_in, done = open_channel("compressed", 1)
+    beside = done_in.clone()
+    found: list[Payload] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            with taken, done_in:
+                for _ in range(2):
+                    group.create_task(compressor.run(taken.clone(), done_in.clone()))
+            with payloads_in, beside:
+                await beside.send(end(other, b"other"))
+                await payloads_in.send_all([*await work.blocks(upload, content), end(upload, content)])
+                for _ in range(10):  # Both tasks wait for room.
+                    await asyncio.sleep(0)
+                found.append(await done.receive())
+                # Whoever was woken finds the channel full again, and has lost its place in the queue.
+                await beside.send(end(other, b"other"))
+            found += [payload async for payload in done]
+    finally:
+        gate.close()
+    numbers = [payload.number for payload in found if isinstance(payload, PartPayload)]
+    assert numbers == [1, 2]
+    ends = [payload for payload in found if isinstance(payload, UploadEnd) and payload.upload is upload]
+    assert found[-1] is ends[-1]

@@ -221,6 +221,15 @@ async def test_every_full_read_gives_a_part_at_once() -> None:
     assert [type(payload) for payload in rest] == [PartPayload, UploadEnd]
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 1, 3, 2)], ids=["a part", "the end"])
+async def test_what_comes_out_of_order_is_not_sealed(order: tuple[int, ...]) -> None:
+    content = os.urandom(3 * READ)
+    payloads = read_parts(large(b"f", len(content)), content)
+    with pytest.raises(ExceptionGroup) as caught:
+        await Sealing(capacity=9).seal([payloads[index] for index in order])
+    assert caught.group_contains(RuntimeError, match="came out of order|came before its parts")
+
+
 async def test_uploads_side_by_side_do_not_mix() -> None:
     contents = [os.urandom(size) for size in (3 * READ + 1, 2 * READ, 5 * READ - 7)]
     uploads = [large(b"f%d" % number, len(content)) for number, content in enumerate(contents)]
