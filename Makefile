@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo    back up, change, back up again, verify and restore a real tree on a local S3 server"
 	@echo "make test    the whole check: lint, then every test, with coverage"
-	@echo "make battery every case of the reliability and security battery; may take an hour"
+	@echo "make battery every case of the reliability and security battery; may take two hours"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   asyncbackup beside its peers, into docs/benchmarks.md; takes long (BENCH_ARGS)"

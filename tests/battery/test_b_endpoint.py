@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 CONCURRENCY = 2
-QUIET_SECONDS = 0.8
+QUIET_SECONDS = 2.0
 REQUESTS: dict[str, dict[str, int]] = {
     "run": {
         "ListObjectsV2": 1,

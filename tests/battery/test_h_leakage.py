@@ -269,11 +269,12 @@ async def test_a_restored_file_is_private_until_it_is_whole(
     calls: dict[str, list[str]] = {}
     for line in log.read_text(errors="replace").splitlines():
         name = re.search(r"\.asyncbackup-restore-[0-9a-f]+-\d+", line)
-        if name:
-            calls.setdefault(name[0], []).append(line.split(None, 1)[1])
+        call = line.split(None, 1)[1]
+        if name and not call.startswith("<..."):  # the end of a call that another thread's lines cut in two
+            calls.setdefault(name[0], []).append(call)
     assert len(calls) == 5
     for traced in calls.values():
-        assert re.match(r"openat\(.*O_CREAT\|O_EXCL.*, 0600\)", traced[0]), traced[0]
+        assert re.match(r"openat\(.*O_CREAT\|O_EXCL.*, 0600( <unfinished|\))", traced[0]), traced[0]
         kinds = [call.partition("(")[0] for call in traced if not call.startswith("openat")]
         assert kinds[-1].startswith("rename")
         assert kinds[-2] == "fchmod"
