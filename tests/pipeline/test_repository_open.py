@@ -113,7 +113,7 @@ async def test_with_the_first_slot_the_page_says_that_something_is_encrypted(
     url = f"file://{folder_destination}"
     await create_repository(*settings_for(tmp_path, url, name="plain"))
     page = folder_destination / README_KEY
-    assert b"Nothing here is encrypted" in page.read_bytes()
+    assert b"Nothing here was encrypted then" in page.read_bytes()
     if by_hand:
         page.write_bytes(page.read_bytes() + b"my own words")
     before = page.read_bytes()

@@ -45,6 +45,8 @@ def run_seaweed(folder: Path) -> Iterator[tuple[S3Endpoint, ServerProcess]]:
     names += ["admin.port", "admin.port.grpc"]
     ports = free_ports(len(names))
     command = [binary("weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    # Every bucket takes volumes of its own, and by itself the server makes some hundred at the most.
+    command.append("-volume.max=10000")
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
     command += [
