@@ -136,7 +136,9 @@ def _tour(terminal: Terminal) -> None:
 
     terminal.say("back again: the latest snapshot, and the first one")
     terminal.type("asyncbackup restore --target restored")
-    first = terminal.read("asyncbackup snapshots | sed -n 's/^  \\([^ ]*\\) .*/\\1/p' | head -1").strip()
+    first = terminal.read(
+        "asyncbackup snapshots | sed -n 's/^  \\([0-9]*T[^ ]*\\) .*/\\1/p' | head -1"
+    ).strip()
     terminal.type(f"asyncbackup restore --snapshot {first} --target restored-first")
     _compare(terminal, "tree", "restored")
     _compare(terminal, "tree-before", "restored-first")
