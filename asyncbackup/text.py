@@ -36,6 +36,21 @@ def terminal_text(text: str, *, keep_newlines: bool = False) -> str:
     )
 
 
+def is_utf8(value: str) -> bool:
+    """Whether ``value`` can be written as UTF-8, as SQLite and every key of ours need it.
+
+    Names that are none come from other systems: owners of a foreign machine,
+    files of somebody else in the folder of a destination.
+    """
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def local_path(path: PurePath) -> str:
     """A path of this machine for a person's eyes."""
     return terminal_path(os.fsencode(path))

@@ -20,6 +20,7 @@ from asyncbackup.catalog.sums import SUM_TABLES, SumTable
 from asyncbackup.errors import FormatError
 from asyncbackup.format.envelope import unsealed_size
 from asyncbackup.model import Kind
+from asyncbackup.text import is_utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,7 +296,7 @@ class ExpectedObjects:
         """Note (key, size) pairs of the listing; how many of them are expected."""
         return await self._scratch.execute_many(
             "UPDATE objects SET listed = ? WHERE key = ? AND listed IS NULL",
-            [(size, key) for key, size in objects if _is_text(key)],
+            [(size, key) for key, size in objects if is_utf8(key)],
         )
 
     async def judge_listing(self) -> None:
@@ -411,15 +412,6 @@ def _capacity(pack: Pack) -> int:
         return unsealed_size(pack.size)
     except FormatError:
         return 0
-
-
-def _is_text(key: str) -> bool:
-    """Whether a listed key can be one of ours; a foreign file's name at a folder may be no valid text."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _expected(row: Row) -> ExpectedObject:

@@ -14,6 +14,7 @@ from asyncbackup.catalog.rows import COLUMNS, EXTENT_COLUMNS, PLACEHOLDERS, Row,
 from asyncbackup.catalog.runs import INSERT_RUN, row_of_run
 from asyncbackup.catalog.schema import TRIGGERS
 from asyncbackup.model import PACKS, Kind, Pack, Pending
+from asyncbackup.text import is_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -161,21 +162,11 @@ def storable(entry: Entry) -> Entry:
     Such names of owners come from other systems and count for nothing there
     but display; what a file is restored with are the numbers.
     """
-    if _is_text(entry.owner + entry.group + entry.hardlink):
+    if is_utf8(entry.owner + entry.group + entry.hardlink):
         return entry
     return msgspec.structs.replace(
         entry, owner=_text(entry.owner), group=_text(entry.group), hardlink=_text(entry.hardlink)
     )
-
-
-def _is_text(value: str) -> bool:
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(value: str) -> str:

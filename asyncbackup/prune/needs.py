@@ -21,6 +21,7 @@ from asyncbackup.format.runid import is_run_id
 from asyncbackup.model import PACKS, Entry, Kind, Pack
 from asyncbackup.prune.forest import Node, read_forest
 from asyncbackup.repository.manifest_stream import ManifestStream
+from asyncbackup.text import is_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Set
@@ -88,7 +89,7 @@ class Needs:
             found: list[ListedObject] = []
             for info in page:
                 run, _, key = info.key.removeprefix(prefix).partition("/")
-                if is_run_id(run) and key.startswith(_OURS) and _is_text(key):
+                if is_run_id(run) and key.startswith(_OURS) and is_utf8(key):
                     base = key
                     if key.startswith(LONG):
                         base = key.removesuffix(LONG_PATH_SUFFIX)
@@ -172,12 +173,3 @@ def _stand_ins(path: bytes, content: str) -> tuple[str, ...]:
     if content in {plain, long} or content.startswith(PACKS):
         return ()
     return plain, long
-
-
-def _is_text(key: str) -> bool:
-    """Whether a listed key can be one of ours; a foreign file's name at a folder may be no valid text."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
