@@ -52,6 +52,15 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     compared: bool = True
 
 
+def reading_of(error: StoreError) -> Reading | None:
+    """What ``error`` says of the object that was being read; ``None`` if it says nothing of it alone."""
+    if is_archived(error):
+        return Reading(archived=True)
+    if damage := damage_of(error):
+        return Reading(damage)
+    return None
+
+
 async def read_object(repository: Repository, expected: ExpectedObject, counters: VerifyCounters) -> Reading:
     """Read all of an object and compare digest, stored checksum and (by opening it) authenticity.
 
@@ -76,10 +85,8 @@ async def read_object(repository: Repository, expected: ExpectedObject, counters
     except FormatError as error:
         return Reading(str(error).removeprefix(f"{key!r} "))
     except StoreError as error:
-        if is_archived(error):
-            return Reading(archived=True)
-        if damage := damage_of(error):
-            return Reading(damage)
+        if (refused := reading_of(error)) is not None:
+            return refused
         raise
     counters.objects_read += 1
     return reading

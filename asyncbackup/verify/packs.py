@@ -11,8 +11,8 @@ from asyncbackup.errors import FormatError, StoreError
 from asyncbackup.format.expand import Expander
 from asyncbackup.format.keys import data_prefix
 from asyncbackup.store.checksums import single_checksum
-from asyncbackup.verify.blocks import NOT_AUTHENTIC, blocks_of, damage_of, is_archived, size_damage
-from asyncbackup.verify.content import Reading
+from asyncbackup.verify.blocks import NOT_AUTHENTIC, blocks_of, size_damage
+from asyncbackup.verify.content import Reading, reading_of
 from asyncbackup.verify.pack_bytes import PackBytes
 from asyncbackup.verify.slices import Slices
 
@@ -69,10 +69,8 @@ async def read_pack(
     except FormatError:
         return Reading(reason or NOT_AUTHENTIC)
     except StoreError as error:
-        if is_archived(error):
-            return Reading(archived=True)
-        if damage := damage_of(error):
-            return Reading(damage)
+        if (refused := reading_of(error)) is not None:
+            return refused
         raise
     counters.objects_read += 1
     await plan.note_bad(check.take_bad())
@@ -103,10 +101,8 @@ async def _read_stored(
                 await repository.threads.run(digest.update, block)
                 counters.bytes_read += len(block)
     except StoreError as error:
-        if is_archived(error):
-            return Reading(archived=True)
-        if damage := damage_of(error):
-            return Reading(damage)
+        if (refused := reading_of(error)) is not None:
+            return refused
         raise
     counters.objects_read += 1
     if expected.disputed:
