@@ -13,7 +13,7 @@ from asyncbackup.cli.progress import run_figures, show_progress
 from asyncbackup.cli.runner import run_async
 from asyncbackup.cli.sections import each_section
 from asyncbackup.cli.session import select
-from asyncbackup.cli.summary import failure_events, failure_lines, request_text, row
+from asyncbackup.cli.summary import failed_count, failure_events, failure_lines, request_text, row, tree_lines
 from asyncbackup.destination import is_remote
 from asyncbackup.model import RunCounters
 from asyncbackup.text import terminal_text
@@ -214,18 +214,7 @@ def plan_lines(
         f"{section.name}: plan of {'the next' if plan.has_database else 'the first'} run "
         f"to {terminal_text(section.destination)}"
     ]
-    files = (
-        f"{format_count(run.files_scanned)}: {format_count(run.files_new)} new, "
-        f"{format_count(run.files_changed)} changed, {format_count(run.files_unchanged)} unchanged, "
-        f"{format_count(run.files_failed)} failed"
-    )
-    if run.files_deleted:
-        files += f"; {format_count(run.files_deleted)} gone since the last snapshot"
-    lines.append(row("files", files))
-    others = f"{plural(run.folders, 'folder')}, {plural(run.symlinks, 'symlink')}"
-    if run.files_ignored:
-        others += f"; {format_count(run.files_ignored)} of other kinds ignored"
-    lines.append(row("besides", others))
+    lines += tree_lines(run)
     lines.append(
         row(
             "upload",
@@ -240,8 +229,7 @@ def plan_lines(
         lines += _class_lines(section, first, prices)
     lines += _notes(settings, section, plan, prices)
     lines.append(row("took", format_duration(run.elapsed_seconds)))
-    failed = max(run.files_failed, len(run.failures))
-    return [*lines, *failure_lines(run.failures, total=failed, every=verbose)]
+    return [*lines, *failure_lines(run.failures, total=failed_count(run), every=verbose)]
 
 
 def _money_lines(section: SectionSettings, plan: Plan, prices: PriceList) -> list[str]:

@@ -61,6 +61,26 @@ def run_fields(summary: RunSummary) -> dict[str, object]:
     return fields
 
 
+def tree_lines(summary: RunSummary) -> list[str]:
+    """What was found in the tree: files by what became of them, and what else there is."""
+    files = (
+        f"{format_count(summary.files_scanned)}: {format_count(summary.files_new)} new, "
+        f"{format_count(summary.files_changed)} changed, {format_count(summary.files_unchanged)} unchanged, "
+        f"{format_count(summary.files_failed)} failed"
+    )
+    if summary.files_deleted:
+        files += f"; {format_count(summary.files_deleted)} gone since the last snapshot"
+    others = f"{plural(summary.folders, 'folder')}, {plural(summary.symlinks, 'symlink')}"
+    if summary.files_ignored:
+        others += f"; {format_count(summary.files_ignored)} of other kinds ignored"
+    return [row("files", files), row("besides", others)]
+
+
+def failed_count(summary: RunSummary) -> int:
+    """How many entries could not be saved, those included that are no files."""
+    return max(summary.files_failed, len(summary.failures))
+
+
 def run_lines(summary: RunSummary, *, verbose: bool) -> list[str]:
     """A run as a person wants to see it."""
     name = terminal_text(summary.section)
@@ -70,23 +90,12 @@ def run_lines(summary: RunSummary, *, verbose: bool) -> list[str]:
         lines = [f"{name}: snapshot {summary.snapshot}"]
     else:
         lines = [f"{name}: no snapshot"]
-    files = (
-        f"{format_count(summary.files_scanned)}: {format_count(summary.files_new)} new, "
-        f"{format_count(summary.files_changed)} changed, {format_count(summary.files_unchanged)} unchanged, "
-        f"{format_count(summary.files_failed)} failed"
-    )
-    if summary.files_deleted:
-        files += f"; {format_count(summary.files_deleted)} gone since the last snapshot"
-    lines.append(row("files", files))
-    others = f"{plural(summary.folders, 'folder')}, {plural(summary.symlinks, 'symlink')}"
-    if summary.files_ignored:
-        others += f"; {format_count(summary.files_ignored)} of other kinds ignored"
-    lines.append(row("besides", others))
+    lines += tree_lines(summary)
     read = f"{format_size(summary.bytes_read)} of {format_size(summary.bytes_scanned)}"
     if summary.dry_run:
         lines.append(row("to upload", format_size(summary.bytes_to_upload)))
         lines.append(row("took", format_duration(summary.elapsed_seconds)))
-        return [*lines, *failure_lines(summary.failures, total=_failed(summary), every=verbose)]
+        return [*lines, *failure_lines(summary.failures, total=failed_count(summary), every=verbose)]
     lines.append(row("read", read))
     uploaded = format_size(summary.bytes_uploaded)
     if summary.bytes_uploaded:
@@ -95,7 +104,7 @@ def run_lines(summary: RunSummary, *, verbose: bool) -> list[str]:
     lines.append(row("requests", request_text(summary.requests) + _at_once(summary)))
     lines.append(row("took", format_duration(summary.elapsed_seconds) + _limited(summary)))
     lines.append(row("in flight", f"at most {format_size(summary.peak_inflight_bytes)} of file bytes"))
-    return [*lines, *failure_lines(summary.failures, total=_failed(summary), every=verbose)]
+    return [*lines, *failure_lines(summary.failures, total=failed_count(summary), every=verbose)]
 
 
 def restore_fields(summary: RestoreSummary) -> dict[str, object]:
@@ -148,10 +157,6 @@ def request_text(requests: Mapping[str, int]) -> str:
         return "none"
     ordered = sorted(requests.items(), key=lambda item: (-item[1], item[0]))
     return f"{format_count(total)} ({', '.join(f'{name} {format_count(count)}' for name, count in ordered)})"
-
-
-def _failed(summary: RunSummary) -> int:
-    return max(summary.files_failed, len(summary.failures))
 
 
 def _at_once(summary: RunSummary) -> str:
