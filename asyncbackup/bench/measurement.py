@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 PUT, GET, HEAD, LIST, MULTIPART = "PUT", "GET", "HEAD", "LIST", "MULTIPART"
 OPERATIONS = (PUT, GET, HEAD, LIST, MULTIPART)
-MOVING = (PUT, GET, MULTIPART)
-"""Those whose bytes per second say something."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,6 @@ REFUSED_SKEW_SECONDS = 15 * 60
 """Signatures of clocks that differ by more are refused."""
 NOTED_SKEW_SECONDS = 2 * 60
 CERTIFICATE_DAYS = 14
-_HEAD_LIMIT = 64 * 1024
 
 
 async def examine_way(endpoint_url: str) -> list[Finding]:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 PRIVILEGED_PREFIXES = (b"security.", b"trusted.")
-_ACL_ACCESS = b"system.posix_acl_access"
-_ACL_DEFAULT = b"system.posix_acl_default"
 _OWN_PREFIXES = (b"user.", b"system.posix_acl_")
 """What is removed from an existing folder if the snapshot does not have it."""
 
