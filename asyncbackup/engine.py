@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.catalog import DESCRIPTOR, Catalog
 from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, ContentTable
 from asyncbackup.commit import WrittenManifest, settle, write_manifest
 from asyncbackup.counting import count_ahead
@@ -73,8 +73,6 @@ OUTCOMES = 64
 receipts that were not yet recorded."""
 FAILURES_IN_CATALOG = 100
 """Failures of a run that ``stats`` can still name later."""
-DESCRIPTOR = "descriptor"
-"""The catalog's copy of the descriptor, so that a run need not fetch it."""
 
 PACK_BYTES = 16 * 1024 * 1024
 MIN_PART_BYTES = 5 * 1024 * 1024

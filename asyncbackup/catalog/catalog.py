@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
+IDENTITY = "identity"
+"""Under this name is whose catalog it is."""
+DESCRIPTOR = "descriptor"
+"""Under this name is a copy of the repository's descriptor, so that a run need not fetch it."""
+
 _WRITE_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 
 
@@ -76,7 +81,7 @@ class Catalog:
                 raise exists_already(path)  # somebody else was quicker
             for statement in (*TABLES.split(";"), *TRIGGERS):
                 await connection.execute(statement)
-            await connection.execute(_WRITE_META, ("identity", msgspec.json.encode(identity)))
+            await connection.execute(_WRITE_META, (IDENTITY, msgspec.json.encode(identity)))
             await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             await connection.execute("COMMIT")
@@ -105,7 +110,7 @@ class Catalog:
         try:
             with translated(path):
                 await file_sum.check()
-                row = await _first(connection, "SELECT value FROM meta WHERE name = 'identity'")
+                row = await _first(connection, "SELECT value FROM meta WHERE name = ?", (IDENTITY,))
             try:
                 identity = msgspec.json.decode(row[0] if row else b"", type=CatalogIdentity)
             except msgspec.MsgspecError as error:
@@ -125,7 +130,7 @@ class Catalog:
             await catalog.aclose()
 
     async def read_meta(self, name: str) -> bytes | None:
-        """A value stored under a name, e.g. the cached ``descriptor``."""
+        """A value stored under a name, e.g. ``DESCRIPTOR``."""
         with translated(self.path):
             row = await _first(self._connection, "SELECT value FROM meta WHERE name = ?", (name,))
         return None if row is None else bytes(row[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from asyncbackup import __version__
-from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
+from asyncbackup.catalog.catalog import DESCRIPTOR, IDENTITY, Catalog, CatalogIdentity
 from asyncbackup.catalog.found import FoundObjects
 from asyncbackup.catalog.integrity import sum_path
 from asyncbackup.catalog.replace import Replacement, replacing
@@ -52,10 +52,6 @@ FAILURES_IN_MANIFEST = 10_000
 """What a reader of manifests keeps of them."""
 TOLD_BYTES = 8 * 1024 * 1024
 """What of names and reasons is kept in memory for summary and manifest; all are told one by one."""
-DESCRIPTOR = "descriptor"
-"""The catalog's copy of the descriptor."""
-IDENTITY = "identity"
-"""Whose catalog it is."""
 
 
 async def rebuild_section(
