@@ -17,7 +17,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from asyncbackup.flow.budget import ByteBudget
-    from asyncbackup.flow.channel import Receiver, Sender
+    from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.flow.stopwatch import Stopwatch
     from asyncbackup.model import Change
@@ -42,7 +42,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     ``wall`` and ``cpu`` are of the process. The others are how long it was the case so far that:
     failures held requests back; receipts waited for the database; bodies waited for a request;
     something waited for one of the stages that compute; a reader waited for memory; a reader had
-    something to read; something was being sent. ``walked`` is whether nothing more will come.
+    something to read; something was being sent; one of the stages that compute had work. ``walked``
+    is whether nothing more will come.
     """
 
     wall: float = 0.0
@@ -54,6 +55,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     budget_short: float = 0.0
     reading: float = 0.0
     sending: float = 0.0
+    stages_working: tuple[float, ...] = ()
     walked: bool = False
 
 
@@ -61,17 +63,19 @@ def divide(before: Readings, after: Readings) -> dict[str, float]:
     """The seconds between two looks by what they were spent on; they add up to all of them."""
     wall = max(0.0, after.wall - before.wall)
     busy = after.cpu - before.cpu >= BUSY_SHARE * wall
-    computing = (now - then for then, now in zip(before.stages_waiting, after.stages_waiting, strict=True))
+    waited_for = _longest(before.stages_waiting, after.stages_waiting)
+    computing = _longest(before.stages_working, after.stages_working)
     claims = [
         (THROTTLING, after.held_back - before.held_back),
         (CPU, wall if busy else 0.0),
         (DATABASE, after.receipts_waiting - before.receipts_waiting),
         (LATENCY, after.bodies_waiting - before.bodies_waiting),
-        (CPU, max(computing, default=0.0)),
+        (CPU, waited_for),
         (BUDGET, after.budget_short - before.budget_short),
         (READ, after.reading - before.reading),
         # Without more to come, what is still under way is what the end waits for.
         (LATENCY, after.sending - before.sending if after.walked else 0.0),
+        (CPU, computing if after.walked else 0.0),
         (WALK, wall),
     ]
     spent: dict[str, float] = {}
@@ -83,11 +87,15 @@ def divide(before: Readings, after: Readings) -> dict[str, float]:
     return spent
 
 
+def _longest(before: tuple[float, ...], after: tuple[float, ...]) -> float:
+    return max((now - then for then, now in zip(before, after, strict=True)), default=0.0)
+
+
 class TimedTransfer(Protocol):
     """What is read of a transfer."""
 
     bodies_waiting: Stopwatch
-    stages_waiting: dict[str, Stopwatch]
+    stages: dict[str, ChannelWatches]
 
     @property
     def budget(self) -> ByteBudget: ...
@@ -136,7 +144,8 @@ class LimitAccount:
             held_back=self._load.held_back.seconds,
             receipts_waiting=outcomes.statistics.blocked.seconds if outcomes is not None else 0.0,
             bodies_waiting=transfer.bodies_waiting.seconds,
-            stages_waiting=tuple(stage.seconds for stage in transfer.stages_waiting.values()),
+            stages_waiting=tuple(stage.filled.seconds for stage in transfer.stages.values()),
+            stages_working=tuple(stage.working.seconds for stage in transfer.stages.values()),
             budget_short=transfer.budget.short.seconds,
             reading=changes.statistics.working.seconds if changes is not None else 0.0,
             sending=transfer.sending.seconds,

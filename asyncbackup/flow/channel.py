@@ -35,12 +35,22 @@ class BrokenChannelError(Exception):
     """All receivers were closed: nobody will ever take the item."""
 
 
+class ChannelWatches:
+    """For how long something was the case: ``filled``, that items lay in the channel, so that the
+    receivers were what it waited for; ``working``, that a receiver was busy with what it had taken."""
+
+    __slots__ = ("filled", "working")
+
+    def __init__(self, filled: Stopwatch | None = None, working: Stopwatch | None = None) -> None:
+        self.filled = filled or Stopwatch()
+        self.working = working or Stopwatch()
+
+
 class ChannelStatistics:
     """Occupancy figures of one channel. ``*_wait_seconds`` are sums over all waiters.
 
-    The stopwatches tell for how long something was the case: ``filled``, that items lay in the
-    channel, so that the receivers were what it waited for; ``blocked``, that a sender waited for
-    room; ``working``, that a receiver was busy with what it had taken.
+    ``filled`` and ``working`` are its :class:`ChannelWatches`; ``blocked`` runs while a sender waits
+    for room.
     """
 
     __slots__ = (
@@ -54,15 +64,16 @@ class ChannelStatistics:
         "working",
     )
 
-    def __init__(self, name: str, capacity: int, filled: Stopwatch | None = None) -> None:
+    def __init__(self, name: str, capacity: int, watches: ChannelWatches | None = None) -> None:
+        watches = watches or ChannelWatches()
         self.name = name
         self.capacity = capacity
         self.items = 0
         self.sender_wait_seconds = 0.0
         self.receiver_wait_seconds = 0.0
-        self.filled = filled or Stopwatch()
+        self.filled = watches.filled
         self.blocked = Stopwatch()
-        self.working = Stopwatch()
+        self.working = watches.working
 
 
 _watching: ContextVar[list[ChannelStatistics] | None] = ContextVar("watched channels", default=None)
@@ -91,7 +102,7 @@ class _State(Generic[T]):
         "statistics",
     )
 
-    def __init__(self, name: str, capacity: int, filled: Stopwatch | None) -> None:
+    def __init__(self, statistics: ChannelStatistics) -> None:
         self.buffer: deque[T] = deque()
         self.getters: deque[asyncio.Future[None]] = deque()
         self.putters: deque[asyncio.Future[None]] = deque()
@@ -101,7 +112,7 @@ class _State(Generic[T]):
         """Receivers that wait for an item."""
         self.blocked = 0
         """Senders that wait for room."""
-        self.statistics = ChannelStatistics(name, capacity, filled)
+        self.statistics = statistics
 
     def full(self) -> bool:
         return len(self.buffer) >= self.statistics.capacity
@@ -303,15 +314,15 @@ class Receiver(_End[T]):
 
 
 def open_channel(
-    name: str, capacity: int, *, filled: Stopwatch | None = None
+    name: str, capacity: int, *, watches: ChannelWatches | None = None
 ) -> tuple[Sender[T], Receiver[T]]:
     """One sender and one receiver of a new channel that holds at most ``capacity`` items.
 
-    ``filled`` is a stopwatch that goes on from an earlier channel in the same place.
+    ``watches`` go on from an earlier channel in the same place.
     """
     if capacity < 1:
         raise ValueError(f"channel {name}: capacity must be at least 1, not {capacity}")
-    state: _State[T] = _State(name, capacity, filled)
+    state: _State[T] = _State(ChannelStatistics(name, capacity, watches))
     if (seen := _watching.get()) is not None:
         seen.append(state.statistics)
     return Sender(state), Receiver(state)

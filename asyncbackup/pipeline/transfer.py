@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
-from asyncbackup.flow.channel import Receiver, Sender, open_channel
+from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender, open_channel
 from asyncbackup.flow.stopwatch import Stopwatch
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.pipeline.compressor import Compressor
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from asyncbackup.resume import UploadJournal
     from asyncbackup.store.base import Store
 
+COMPUTING = ("packer", "compressor", "encryptor")
+"""The stages that compute, each where the section needs it."""
 READER_TASKS = 4
 COMPRESSOR_TASKS = 2
 ENCRYPTOR_TASKS = 2
@@ -58,8 +60,8 @@ class Transfer:
         holdings = Holdings(contents, encrypted=settings.sealed) if contents and settings.packed else None
         self.bodies_waiting = Stopwatch()
         """Runs while bodies are ready and wait for a request."""
-        self.stages_waiting = {stage: Stopwatch() for stage in ("packer", "compressor", "encryptor")}
-        """Run while something waits for the stage, which computes."""
+        self.stages = {stage: ChannelWatches() for stage in COMPUTING}
+        """How long something waited for each stage that computes, and how long it had work."""
         self._settings = settings
         compressing = COMPRESSOR_TASKS if settings.zstd_level else 0
         sealing = ENCRYPTOR_TASKS if settings.sealed else 0
@@ -93,19 +95,19 @@ class Transfer:
         """
         capacity = self._settings.concurrency * PAYLOADS_PER_REQUEST
         into_reader: Sender[Payload]
-        consumers = [self.bodies_waiting]
+        consumers = [ChannelWatches(self.bodies_waiting)]
         if self._encryptor is not None:
-            consumers.append(self.stages_waiting["encryptor"])
+            consumers.append(self.stages["encryptor"])
         if self._compressor is not None:
-            consumers.append(self.stages_waiting["compressor"])
-        into_reader, ready = open_channel("payloads", capacity, filled=consumers.pop())
+            consumers.append(self.stages["compressor"])
+        into_reader, ready = open_channel("payloads", capacity, watches=consumers.pop())
         async with asyncio.TaskGroup() as group:
             # The ends given out are clones; ours close at once, so that a channel ends with its tasks.
             with changes, outcomes, into_reader:
                 into_packer: Sender[PackBatch] | None = None
                 if self._packer is not None:
                     into_packer, batches = open_channel(
-                        "for packs", PACK_BATCHES, filled=self.stages_waiting["packer"]
+                        "for packs", PACK_BATCHES, watches=self.stages["packer"]
                     )
                     task = self._packer.run(batches, into_reader.clone(), outcomes.clone())
                     group.create_task(task)
@@ -120,14 +122,16 @@ class Transfer:
                         group.create_task(task)
                 if self._compressor is not None:
                     into_compressor: Sender[Payload]
-                    into_compressor, compressed = open_channel("compressed", capacity, filled=consumers.pop())
+                    into_compressor, compressed = open_channel(
+                        "compressed", capacity, watches=consumers.pop()
+                    )
                     with ready, into_compressor:
                         for _ in range(COMPRESSOR_TASKS):
                             group.create_task(self._compressor.run(ready.clone(), into_compressor.clone()))
                     ready = compressed
                 if self._encryptor is not None:
                     into_encryptor: Sender[Payload]
-                    into_encryptor, sealed = open_channel("sealed", capacity, filled=consumers.pop())
+                    into_encryptor, sealed = open_channel("sealed", capacity, watches=consumers.pop())
                     with ready, into_encryptor:
                         for _ in range(ENCRYPTOR_TASKS):
                             group.create_task(self._encryptor.run(ready.clone(), into_encryptor.clone()))

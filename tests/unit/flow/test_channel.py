@@ -8,6 +8,7 @@ import pytest
 
 from asyncbackup.flow.channel import (
     BrokenChannelError,
+    ChannelWatches,
     EndOfChannel,
     Receiver,
     Sender,
@@ -324,16 +325,19 @@ async def test_the_stopwatches_of_a_channel() -> None:
 
 async def test_a_stopwatch_goes_on_in_a_later_channel() -> None:
     now = 0.0
-    filled = Stopwatch(lambda: now)
+    watches = ChannelWatches(Stopwatch(lambda: now), Stopwatch(lambda: now))
     for _ in range(2):
         sender: Sender[int]
-        sender, receiver = open_channel("payloads", 2, filled=filled)
+        sender, receiver = open_channel("payloads", 2, watches=watches)
         await sender.send(1)
         now += 2.0
         await receiver.receive()
         assert not receiver.ended
         now += 5.0
-    assert filled.seconds == 4
+        receiver.close()
+        now += 1.0
+    assert watches.filled.seconds == 4
+    assert watches.working.seconds == 14
 
 
 async def test_channels_opened_in_the_block_are_watched_also_those_of_its_tasks() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncbackup import limits
 from asyncbackup.flow.budget import ByteBudget
-from asyncbackup.flow.channel import Receiver, Sender, open_channel
+from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender, open_channel
 from asyncbackup.flow.load import RequestLoad
 from asyncbackup.flow.stopwatch import Stopwatch
 from asyncbackup.flow.window import Window
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asyncbackup.model import Change
     from asyncbackup.pipeline.results import Outcome
 
-START = Readings(wall=100.0, cpu=7.0, stages_waiting=(3.0, 2.0))
+START = Readings(wall=100.0, cpu=7.0, stages_waiting=(3.0, 2.0), stages_working=(1.0, 1.0))
 
 
 def spent(**after: object) -> dict[str, float]:
@@ -56,6 +56,9 @@ def spent(**after: object) -> dict[str, float]:
         ({"sending": 9.0}, {limits.WALK: 10}),
         ({"sending": 9.0, "walked": True}, {limits.LATENCY: 9, limits.WALK: 1}),
         ({"sending": 9.0, "walked": True, "reading": 10.0}, {limits.READ: 10}),
+        # So is what is still computed; before, a stage that nothing waits for is no bottleneck either.
+        ({"stages_working": (7.0, 1.0)}, {limits.WALK: 10}),
+        ({"stages_working": (7.0, 1.0), "walked": True}, {limits.CPU: 6, limits.WALK: 4}),
     ],
 )
 def test_each_cause(after: dict[str, object], expected: dict[str, float]) -> None:
@@ -74,6 +77,7 @@ times = st.floats(0, 20)
         receipts_waiting=times,
         bodies_waiting=times,
         stages_waiting=st.tuples(st.floats(3, 9), st.floats(2, 9)),
+        stages_working=st.tuples(st.floats(1, 9), st.floats(1, 9)),
         budget_short=times,
         reading=times,
         sending=times,
@@ -91,7 +95,7 @@ class Transfer:
         self.budget = ByteBudget(10)
         self.sending = Stopwatch()
         self.bodies_waiting = Stopwatch()
-        self.stages_waiting = {"packer": Stopwatch()}
+        self.stages = {"packer": ChannelWatches()}
 
 
 class Bench:
