@@ -1,8 +1,9 @@
 """An S3 bucket, or a prefix of one, as a store.
 
-The parts: ``s3_session`` makes the client, ``s3_requests`` sends (slots, deadlines, retries,
-counts), ``s3_transport`` or ``lean`` does the hot operations, ``s3_reader`` reads through breaks,
-``s3_objects``, ``s3_uploads`` and ``s3_listing`` do the rest, ``s3_errors`` translates.
+The parts: ``s3_plain`` or ``s3_library`` tells where to send and what to sign with,
+``s3_requests`` sends (slots, deadlines, retries, counts), ``s3_transport`` or ``lean`` does the
+hot operations, ``s3_reader`` reads through breaks, ``s3_objects``, ``s3_uploads`` and
+``s3_listing`` do the rest, ``s3_errors`` translates.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from asyncbackup.store.base import (
     UploadPage,
 )
 from asyncbackup.store.body import body_size
+from asyncbackup.store.endpoint_clock import EndpointClock
 from asyncbackup.store.lean.transport import LeanTransport
 from asyncbackup.store.retry import Clock, RetryPolicy
 from asyncbackup.store.s3_bucket import S3Bucket
+from asyncbackup.store.s3_library import S3Library
 from asyncbackup.store.s3_listing import list_objects, list_uploads
 from asyncbackup.store.s3_objects import S3Objects
+from asyncbackup.store.s3_plain import FixedKeys, plain_access
 from asyncbackup.store.s3_reader import S3Reader
 from asyncbackup.store.s3_requests import Deadline, S3Requests
-from asyncbackup.store.s3_session import open_client
 from asyncbackup.store.s3_transport import BotoTransport, Transport
 from asyncbackup.store.s3_uploads import S3Uploads
 from asyncbackup.store.slots import RequestSlots
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from asyncbackup.config import S3Settings
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import RequestCounts
+    from asyncbackup.store.lean.signer import KeySource
     from asyncbackup.store.s3_location import S3Location
 
 
@@ -59,7 +63,7 @@ class S3Store:
         self._requests = requests
         self._resources = resources
         self._transport = transport
-        self._objects = S3Objects(bucket, requests)
+        self._objects = S3Objects(bucket, requests, transport)
         self._uploads = S3Uploads(bucket, requests, self._objects)
 
     @classmethod
@@ -81,14 +85,21 @@ class S3Store:
         :func:`~asyncbackup.store.s3_session.open_client` does.
         """
         async with AsyncExitStack() as resources:
-            client, credentials, network = await resources.enter_async_context(
-                open_client(settings, concurrency=concurrency)
-            )
+            endpoint_clock = EndpointClock()
+            library = S3Library(settings, concurrency=concurrency, clock=endpoint_clock)
+            resources.push_async_callback(library.aclose)
+            plain = plain_access(location.bucket, settings) if settings.transfer == "lean" else None
+            credentials: KeySource
+            if plain is not None:
+                credentials, endpoint = FixedKeys(plain.keys, endpoint_clock), plain.endpoint_url
+            else:
+                client, credentials, _ = await library.open()
+                endpoint = client.meta.endpoint_url
             requests = S3Requests(
                 slots=RequestSlots(
                     concurrency,
                     controller=ConcurrencyController(bound=concurrency) if adaptive else None,
-                    name=client.meta.endpoint_url,
+                    name=endpoint,
                     clock=clock,
                 ),
                 policy=policy or RetryPolicy(max_attempts=settings.max_attempts),
@@ -97,11 +108,15 @@ class S3Store:
                 credentials=credentials,
                 on_retry=on_retry,
             )
-            bucket = S3Bucket(client, location, storage_class=storage_class)
+            bucket = S3Bucket(library, location, endpoint=endpoint, storage_class=storage_class)
             transport: Transport = BotoTransport(bucket)
             if settings.transfer == "lean":
-                seconds = settings.timeout_seconds
-                lean = LeanTransport(bucket, credentials, network, timeout_seconds=seconds)
+                lean = LeanTransport(
+                    bucket,
+                    credentials,
+                    timeout_seconds=settings.timeout_seconds,
+                    endpoint=plain.endpoint if plain is not None else None,
+                )
                 resources.push_async_callback(lean.aclose)
                 transport = lean
             return cls(bucket, requests, transport, resources.pop_all())
@@ -215,7 +230,7 @@ class S3Store:
         return await self._objects.head(key)
 
     def list(self, prefix: str) -> AsyncIterator[ObjectPage]:
-        return list_objects(self._bucket, self._requests, prefix)
+        return list_objects(self._bucket, self._requests, self._transport, prefix)
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._objects.delete(keys)

@@ -1,4 +1,4 @@
-"""One bucket seen through one client: what every S3 request needs to know."""
+"""One bucket at one endpoint: what every S3 request needs to know."""
 
 from __future__ import annotations
 
@@ -10,19 +10,35 @@ from asyncbackup.store.s3_errors import Target
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
+    from asyncbackup.store.s3_library import S3Library
     from asyncbackup.store.s3_location import S3Location
 
 
+CONNECT_SECONDS = 10.0
+"""What a connection may take to come about, however patient requests are."""
+
+
 class S3Bucket:
-    """A client, the bucket and prefix that it works on, and the storage class of what it writes."""
+    """The bucket and prefix of a destination, the storage class of what is written, and the library."""
 
-    __slots__ = ("client", "location", "name", "storage_class")
+    __slots__ = ("endpoint", "library", "location", "name", "storage_class")
 
-    def __init__(self, client: S3Client, location: S3Location, *, storage_class: str) -> None:
-        self.client = client
+    def __init__(
+        self, library: S3Library, location: S3Location, *, endpoint: str, storage_class: str
+    ) -> None:
+        self.library = library
+        self.endpoint = endpoint
+        """The endpoint's URL."""
         self.location = location
         self.name = location.bucket
         self.storage_class = storage_class
+
+    async def client(self) -> S3Client:
+        """The library's client, opened if this is the first request that needs it.
+
+        Raises as :meth:`~asyncbackup.store.s3_library.S3Library.open` does.
+        """
+        return (await self.library.open()).client
 
     def full(self, key: str) -> str:
         """The key in the bucket."""
@@ -30,7 +46,7 @@ class S3Bucket:
 
     def target(self, operation: str, key: str = "") -> Target:
         """What an error message about this request names."""
-        return Target(operation, key, self.name, self.client.meta.endpoint_url)
+        return Target(operation, key, self.name, self.endpoint)
 
     def storage_class_option(self, key: str) -> dict[str, Any]:
         """The parameter for a new object; none for STANDARD, which some endpoints do not know by name.

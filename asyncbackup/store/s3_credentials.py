@@ -11,12 +11,12 @@ from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 from aiobotocore.session import AioSession
 
 from asyncbackup.errors import AccessDeniedError
-from asyncbackup.store.endpoint_clock import EndpointClock
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
     from asyncbackup.config import S3Settings
+    from asyncbackup.store.endpoint_clock import EndpointClock
 
 _NOT_FOUND = (
     "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -36,10 +36,10 @@ class Credentials:
     ones into the AWS configuration. :meth:`renew` fetches either anew, so that a long backup goes on.
     """
 
-    def __init__(self, current: Found, settings: S3Settings) -> None:
+    def __init__(self, current: Found, settings: S3Settings, clock: EndpointClock) -> None:
         self.generation = 0
         """Grows with every renewal."""
-        self.clock = EndpointClock()
+        self.clock = clock
         self._current = current
         self._settings = settings
         self._renewing = asyncio.Lock()

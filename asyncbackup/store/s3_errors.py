@@ -15,11 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any
 
-import aiohttp
-import botocore.exceptions
-import botocore.parsers
 import msgspec
 
 from asyncbackup.errors import (
@@ -30,9 +26,14 @@ from asyncbackup.errors import (
     StoreError,
     UnsupportedError,
 )
-from asyncbackup.store.lean.errors import MalformedAnswerError, NoConnectionError, TlsFailedError
+from asyncbackup.store.lean.errors import (
+    MalformedAnswerError,
+    NoConnectionError,
+    NoKeysError,
+    TlsFailedError,
+)
 from asyncbackup.store.retry import DatedRefusalError, TransientError
-from asyncbackup.store.s3_session import ForeignAnswer
+from asyncbackup.store.s3_native import ForeignAnswer
 
 _MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "NoSuchVersion"}
 _EXISTS = {"PreconditionFailed"}
@@ -103,12 +104,7 @@ _BY_STATUS: dict[int, str] = {
     503: "ServiceUnavailable",
     507: "QuotaExceeded",
 }
-_TLS = (
-    botocore.exceptions.SSLError,
-    ssl.SSLCertVerificationError,
-    aiohttp.ClientConnectorCertificateError,
-    TlsFailedError,
-)
+_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore"})
 MESSAGE_LIMIT = 300
 
 
@@ -134,56 +130,45 @@ def translated(target: Target) -> Iterator[None]:
 
 def translate(error: Exception, target: Target) -> StoreError:
     """The error of this package that ``error`` amounts to."""
+    if _of_library(error):
+        # Loading the library takes a quarter of a second; whoever has its errors has loaded it.
+        from asyncbackup.store.s3_library_errors import translate_library
+
+        return translate_library(error, target)
+    return translate_own(error, target)
+
+
+def translate_own(error: Exception, target: Target) -> StoreError:
+    """What everything but the S3 library's own classes amounts to."""
     match error:
-        case botocore.exceptions.ClientError():
-            return _answered(error, target)
         case ForeignAnswer():
             reason = f"{error.what} came instead of an S3 answer: {shorten(str(error))}"
-            return _transient(target, reason, "ForeignAnswer")
-        case botocore.parsers.ResponseParserError():
-            reason = f"the answer is not the XML of S3: {shorten(str(error))}"
-            return _transient(target, reason, "MalformedAnswer")
+            return transient(target, reason, "ForeignAnswer")
         case MalformedAnswerError():
-            return _transient(target, f"the answer is no HTTP: {shorten(str(error))}", "MalformedAnswer")
-        case botocore.exceptions.ParamValidationError():
-            reason = f"not a valid request: {shorten(str(error))}"
-            return ObjectRefusedError(target.operation, target.key, reason, code="ParamValidation")
-        case TimeoutError() | botocore.exceptions.ReadTimeoutError():
-            return _transient(target, f"no answer in time from {target.endpoint}", "Timeout")
-        case _ if tls := _find(error, *_TLS):
-            # A certificate or a protocol does not change from one attempt to the next.
-            reason = f"TLS to {target.endpoint} failed: {shorten(str(tls))}"
-            return StoreError(target.operation, target.key, reason, code="Tls")
-        case (
-            botocore.exceptions.ConnectTimeoutError()
-            | botocore.exceptions.ProxyConnectionError()
-            | NoConnectionError()
-        ):
-            return _no_connection(error, target)
-        case botocore.exceptions.EndpointConnectionError() if _find(error, aiohttp.ClientConnectorError):
-            # The same class stands for connections that came about and broke.
-            return _no_connection(error, target)
-        case (
-            botocore.exceptions.HTTPClientError()
-            | botocore.exceptions.ConnectionError()
-            | botocore.exceptions.IncompleteReadError()
-            | aiohttp.ClientError()
-            | OSError()
-        ):
-            reason = f"the connection to {target.endpoint} broke: {shorten(_root(error))}"
-            return _transient(target, reason, "ConnectionBroken")
-        case (
-            botocore.exceptions.NoCredentialsError()
-            | botocore.exceptions.PartialCredentialsError()
-            | botocore.exceptions.CredentialRetrievalError()
-            | botocore.exceptions.TokenRetrievalError()
-            | botocore.exceptions.SSOError()
-        ):
-            reason = f"no usable credentials: {shorten(str(error))}"
-            return AccessDeniedError(target.operation, target.key, reason, code="NoCredentials")
+            return transient(target, f"the answer is no HTTP: {shorten(str(error))}", "MalformedAnswer")
+        case TimeoutError():
+            return transient(target, f"no answer in time from {target.endpoint}", "Timeout")
+        case _ if tls := find_cause(error, ssl.SSLCertVerificationError, TlsFailedError):
+            return tls_failed(tls, target)
+        case NoConnectionError():
+            return no_connection(error, target)
+        case OSError():
+            return connection_broke(error, target)
+        case NoKeysError():
+            return no_credentials(error, target)
         case _:
             reason = f"{type(error).__name__}: {shorten(str(error))}"
             return StoreError(target.operation, target.key, reason, code=type(error).__name__)
+
+
+def _of_library(error: BaseException) -> bool:
+    """Whether the S3 library, or what it sends with, raised ``error`` or what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__module__.partition(".")[0] in _LIBRARIES:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def from_code(
@@ -240,21 +225,6 @@ def shorten(text: str) -> str:
     return line if len(line) <= MESSAGE_LIMIT else line[:MESSAGE_LIMIT] + "…"
 
 
-def _answered(error: botocore.exceptions.ClientError, target: Target) -> StoreError:
-    response: Mapping[str, Any] = error.response
-    details = response.get("Error", {})
-    metadata = response.get("ResponseMetadata", {})
-    headers = metadata.get("HTTPHeaders", {})
-    return from_code(
-        str(details.get("Code", "")),
-        str(details.get("Message", "")),
-        target,
-        status=int(metadata.get("HTTPStatusCode", 0)),
-        retry_after_seconds=retry_after(headers),
-        endpoint_seconds=answered_at(headers),
-    )
-
-
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a Retry-After header asks for; 0 without one. One that gives a date counts from the
     answer's own."""
@@ -278,11 +248,12 @@ def _http_time(text: str) -> float:
         return 0.0
 
 
-def _transient(target: Target, reason: str, code: str) -> TransientError:
+def transient(target: Target, reason: str, code: str) -> TransientError:
     return TransientError(target.operation, target.key, reason, code=code)
 
 
-def _no_connection(error: Exception, target: Target) -> TransientError:
+def no_connection(error: Exception, target: Target) -> TransientError:
+    """No connection came about."""
     return TransientError(
         target.operation,
         target.key,
@@ -292,7 +263,24 @@ def _no_connection(error: Exception, target: Target) -> TransientError:
     )
 
 
-def _find(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+def connection_broke(error: Exception, target: Target) -> TransientError:
+    """A connection ended before its answer did."""
+    reason = f"the connection to {target.endpoint} broke: {shorten(_root(error))}"
+    return transient(target, reason, "ConnectionBroken")
+
+
+def tls_failed(error: BaseException, target: Target) -> StoreError:
+    """A certificate or a protocol does not change from one attempt to the next."""
+    reason = f"TLS to {target.endpoint} failed: {shorten(str(error))}"
+    return StoreError(target.operation, target.key, reason, code="Tls")
+
+
+def no_credentials(error: Exception, target: Target) -> AccessDeniedError:
+    reason = f"no usable credentials: {shorten(str(error))}"
+    return AccessDeniedError(target.operation, target.key, reason, code="NoCredentials")
+
+
+def find_cause(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
     """The first of ``error`` and what caused it that is one of ``kinds``."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, kinds):

@@ -7,35 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.base import ObjectInfo, UploadId, UploadInfo
-from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
-from asyncbackup.store.s3_transport import time_ns
+from asyncbackup.store.s3_transport import LIST_OBJECTS, ListingPage, Transport, no_listing, time_ns
 
 if TYPE_CHECKING:
     from asyncbackup.store.s3_bucket import S3Bucket
     from asyncbackup.store.s3_requests import Deadline, S3Requests
 
-LIST_OBJECTS = "ListObjectsV2"
 LIST_UPLOADS = "ListMultipartUploads"
-_LISTING_FIELDS = {"IsTruncated", "MaxKeys", "MaxUploads", "Name", "Bucket"}
+_LISTING_FIELDS = frozenset({"IsTruncated", "MaxUploads", "Bucket"})
 
 
 async def list_objects(
-    bucket: S3Bucket, requests: S3Requests, prefix: str
+    bucket: S3Bucket, requests: S3Requests, transport: Transport, prefix: str
 ) -> AsyncIterator[list[ObjectInfo]]:
     """Pages of the objects below ``prefix``. Raises ``StoreError`` when a page comes a second time."""
     seen: set[str] = set()
     token = ""
     while True:
-        answer = await _page(bucket, requests, LIST_OBJECTS, prefix, _objects_call, token)
-        infos = [_object_info(bucket, item) for item in answer.get("Contents", ())]
-        page = [info for info in infos if info is not None and info.key.startswith(prefix)]
+        listed = await _objects(requests, transport, prefix, token)
+        page: list[ObjectInfo] = []
+        for item in listed.objects:
+            key = bucket.location.relative(item.key)
+            if key is not None and key.startswith(prefix):
+                page.append(ObjectInfo(key=key, size=item.size, modified_ns=item.modified_ns))
         if page:
             yield page
-        if not answer.get("IsTruncated"):
+        if not listed.truncated:
             return
-        token = str(answer.get("NextContinuationToken", ""))
+        token = listed.token
         _check_progress(LIST_OBJECTS, prefix, token, seen)
+
+
+async def _objects(requests: S3Requests, transport: Transport, prefix: str, token: str) -> ListingPage:
+    async def send(_: Deadline) -> ListingPage:
+        return await transport.list_page(prefix, token)
+
+    return await requests.run(LIST_OBJECTS, prefix, send)
 
 
 async def list_uploads(
@@ -46,7 +54,7 @@ async def list_uploads(
     marker: tuple[str, str] = ("", "")
     while True:
         try:
-            answer = await _page(bucket, requests, LIST_UPLOADS, prefix, _uploads_call, marker)
+            answer = await _uploads(bucket, requests, prefix, marker)
         except ObjectMissingError:
             return  # What some servers say where there is no upload at all.
         page = []
@@ -64,42 +72,28 @@ async def list_uploads(
         _check_progress(LIST_UPLOADS, prefix, "\n".join(marker), seen)
 
 
-async def _page(
-    bucket: S3Bucket, requests: S3Requests, operation: str, prefix: str, call: Any, marker: Any
+async def _uploads(
+    bucket: S3Bucket, requests: S3Requests, prefix: str, marker: tuple[str, str]
 ) -> Mapping[str, Any]:
-    async def send(_: Deadline) -> Mapping[str, Any]:
-        with translated(bucket.target(operation, prefix)):
-            answer: Mapping[str, Any] = await call(bucket, bucket.full(prefix), marker)
-        # An empty or foreign document parses as a listing of nothing.
-        if not _LISTING_FIELDS.intersection(answer):
-            reason = "the answer is no listing; is this S3?"
-            raise TransientError(operation, prefix, reason, code="MalformedAnswer")
-        return answer
-
-    return await requests.run(operation, prefix, send)
-
-
-async def _objects_call(bucket: S3Bucket, prefix: str, token: str) -> Any:
-    options: dict[str, Any] = {"ContinuationToken": token} if token else {}
-    return await bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=prefix, **options)
-
-
-async def _uploads_call(bucket: S3Bucket, prefix: str, marker: tuple[str, str]) -> Any:
     options: dict[str, Any] = {}
     if marker[0]:
         options["KeyMarker"] = marker[0]
         if marker[1]:
             options["UploadIdMarker"] = marker[1]
-    # Without EncodingType: some endpoints then say that keys are encoded, and do not encode them.
-    # Our keys have no character that XML cannot hold.
-    return await bucket.client.list_multipart_uploads(Bucket=bucket.name, Prefix=prefix, **options)
 
+    async def send(_: Deadline) -> Mapping[str, Any]:
+        client = await bucket.client()
+        with translated(bucket.target(LIST_UPLOADS, prefix)):
+            # Without EncodingType: some endpoints then say that keys are encoded, and do not encode them.
+            # Our keys have no character that XML cannot hold.
+            answer: Mapping[str, Any] = await client.list_multipart_uploads(
+                Bucket=bucket.name, Prefix=bucket.full(prefix), **options
+            )
+        if not _LISTING_FIELDS.intersection(answer):
+            raise no_listing(LIST_UPLOADS, prefix)
+        return answer
 
-def _object_info(bucket: S3Bucket, item: Mapping[str, Any]) -> ObjectInfo | None:
-    key = bucket.location.relative(str(item["Key"]))
-    if key is None:
-        return None
-    return ObjectInfo(key=key, size=int(item.get("Size", 0)), modified_ns=time_ns(item.get("LastModified")))
+    return await requests.run(LIST_UPLOADS, prefix, send)
 
 
 def _check_progress(operation: str, prefix: str, token: str, seen: set[str]) -> None:

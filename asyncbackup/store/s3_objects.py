@@ -13,11 +13,12 @@ from asyncbackup.store.base import ObjectInfo, PutResult
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import from_code, translated
 from asyncbackup.store.s3_location import is_aws
-from asyncbackup.store.s3_transport import check_write, object_info
+from asyncbackup.store.s3_transport import check_write
 
 if TYPE_CHECKING:
     from asyncbackup.store.s3_bucket import S3Bucket
     from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.s3_transport import Transport
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ COPY_PATIENCE = 10.0
 class S3Objects:
     """The operations of one bucket that are sent for few objects."""
 
-    def __init__(self, bucket: S3Bucket, requests: S3Requests) -> None:
+    def __init__(self, bucket: S3Bucket, requests: S3Requests, transport: Transport) -> None:
         self._bucket = bucket
+        self._transport = transport
         self._requests = requests
         self._deletes_in_batches = True
         self.keeps_checksums = False
         """A HeadObject has returned a SHA-256 checksum."""
-        self.keeps_folders = True if is_aws(bucket.client.meta.endpoint_url) else None
+        self.keeps_folders = True if is_aws(bucket.endpoint) else None
         """Whether keys that end in ``/`` are objects of their own; ``None`` until somebody asked."""
         self._looking_for_folders = asyncio.Lock()
 
@@ -46,12 +48,7 @@ class S3Objects:
         """Size, checksum and metadata of an object."""
 
         async def send(_: Deadline) -> ObjectInfo:
-            with translated(self._bucket.target("HeadObject", key)):
-                answer = await self._bucket.client.head_object(
-                    Bucket=self._bucket.name, Key=self._bucket.full(key), ChecksumMode="ENABLED"
-                )
-            check_write("HeadObject", key, answer, expected="")
-            return object_info(key, answer, size=int(answer["ContentLength"]))
+            return await self._transport.head(key)
 
         info = await self._requests.run("HeadObject", key, send)
         self.keeps_checksums = self.keeps_checksums or bool(info.checksum)
@@ -72,15 +69,16 @@ class S3Objects:
                     self.keeps_folders = True
                 else:
                     self.keeps_folders = False
-                    _log.info("%s keeps no folders as objects", self._bucket.client.meta.endpoint_url)
+                    _log.info("%s keeps no folders as objects", self._bucket.endpoint)
         return self.keeps_folders
 
     async def copy(self, source: str, key: str, metadata: Mapping[str, str]) -> PutResult:
         """Copy inside the bucket; the copy has ``metadata`` in place of the source's."""
 
         async def send(_: Deadline) -> PutResult:
+            client = await self._bucket.client()
             with translated(self._bucket.target("CopyObject", key)):
-                answer = await self._bucket.client.copy_object(
+                answer = await client.copy_object(
                     Bucket=self._bucket.name,
                     Key=self._bucket.full(key),
                     CopySource={"Bucket": self._bucket.name, "Key": self._bucket.full(source)},
@@ -117,8 +115,9 @@ class S3Objects:
 
         async def send(_: Deadline) -> None:
             # A batch that was partly done asks again for the rest alone.
+            client = await self._bucket.client()
             with translated(self._bucket.target("DeleteObjects", left[0])):
-                answer = await self._bucket.client.delete_objects(
+                answer = await client.delete_objects(
                     Bucket=self._bucket.name,
                     Delete={"Objects": [{"Key": self._bucket.full(key)} for key in left], "Quiet": True},
                 )
@@ -141,10 +140,9 @@ class S3Objects:
 
     async def _delete_one(self, key: str) -> None:
         async def send(_: Deadline) -> None:
+            client = await self._bucket.client()
             with translated(self._bucket.target("DeleteObject", key)):
-                answer = await self._bucket.client.delete_object(
-                    Bucket=self._bucket.name, Key=self._bucket.full(key)
-                )
+                answer = await client.delete_object(Bucket=self._bucket.name, Key=self._bucket.full(key))
             if answer["ResponseMetadata"]["HTTPStatusCode"] not in (200, 202, 204):
                 reason = "the answer is none of S3's"
                 raise TransientError("DeleteObject", key, reason, code="MalformedAnswer")

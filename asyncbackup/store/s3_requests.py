@@ -14,7 +14,7 @@ from asyncbackup.store.slots import Outcome, RequestSlots
 
 if TYPE_CHECKING:
     from asyncbackup.model import RequestCounts
-    from asyncbackup.store.s3_credentials import Credentials
+    from asyncbackup.store.lean.signer import KeySource
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class S3Requests:
         policy: RetryPolicy,
         timeout_seconds: float,
         clock: Clock | None = None,
-        credentials: Credentials | None = None,
+        credentials: KeySource | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
         self.slots = slots

@@ -24,29 +24,22 @@ from botocore.httpsession import mask_proxy_url
 
 from asyncbackup.errors import ConfigError
 from asyncbackup.store.body import BodyStream
+from asyncbackup.store.endpoint_clock import EndpointClock
+from asyncbackup.store.s3_bucket import CONNECT_SECONDS
 from asyncbackup.store.s3_credentials import Credentials, find_credentials
 from asyncbackup.store.s3_location import check_endpoint
+from asyncbackup.store.s3_native import check_native
 
 if TYPE_CHECKING:
     import aiohttp
     from types_aiobotocore_s3 import S3Client
 
     from asyncbackup.config import S3Settings
-    from asyncbackup.store.endpoint_clock import EndpointClock
 
 _SIGNER = "asyncbackup-s3v4"
 _SIGNING_TIME = "asyncbackup-signing-time"
 _NEVER_SECONDS = 24 * 3600.0
 """Time-outs are ours (``s3_requests.py``); the library's would cut long uploads short."""
-CONNECT_SECONDS = 10.0
-
-
-class ForeignAnswer(Exception):  # noqa: N818 - an observation, turned into an error where it is caught
-    """Something else came where the XML of S3 was expected: ``what`` it is, and how it begins."""
-
-    def __init__(self, what: str, start: bytes) -> None:
-        super().__init__(start.decode("ascii", "replace"))
-        self.what = what
 
 
 class Network:
@@ -73,9 +66,11 @@ class Network:
 
 @asynccontextmanager
 async def open_client(
-    settings: S3Settings, *, concurrency: int
+    settings: S3Settings, *, concurrency: int, clock: EndpointClock | None = None
 ) -> AsyncIterator[tuple[S3Client, Credentials, Network]]:
     """A client with its own connection pool of ``concurrency`` connections, what it signs with, and its way.
+
+    Signatures go by ``clock``, an endpoint's own where it is ``None``.
 
     Raises ``ConfigError`` for an endpoint, profile or region that cannot be, and
     ``AccessDeniedError`` where no credentials are found.
@@ -85,7 +80,7 @@ async def open_client(
     network = Network()
     try:
         session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
-        credentials = Credentials(await find_credentials(session), settings)
+        credentials = Credentials(await find_credentials(session), settings, clock or EndpointClock())
         client_context: Any = session.create_client(
             "s3",
             region_name=_region(session, settings),
@@ -215,21 +210,6 @@ def _refuse_foreign(response_dict: dict[str, Any], **_: object) -> None:
     body = response_dict["body"]
     if isinstance(body, bytes):
         check_native(response_dict["status_code"], body)
-
-
-def check_native(status: int, body: bytes) -> None:
-    """Raise ``ForeignAnswer`` for a body that is no XML where S3 sends XML or nothing.
-
-    A captive portal's page parses as an S3 answer that says nothing: an empty listing, a finished PUT.
-    """
-    # 500 is also what botocore makes of a 200 whose body it cannot parse.
-    if not (status < 300 or status == 500):
-        return
-    start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.lower().startswith((b"<!doctype html", b"<html")):
-        raise ForeignAnswer("a web page", start)
-    if start and not start.startswith(b"<"):
-        raise ForeignAnswer("something", start)
 
 
 def _keep_secrets_out_of_logs() -> None:

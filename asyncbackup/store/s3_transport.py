@@ -1,4 +1,4 @@
-"""The hot operations of S3, one attempt each: PutObject, UploadPart, GetObject.
+"""The hot operations of S3, one attempt each: PutObject, UploadPart, GetObject, HeadObject, ListObjectsV2.
 
 :class:`Transport` is what ``S3Store`` needs of them, so that how their bytes travel can be
 replaced as a whole. Slots, deadlines, retries and counting lie above it, in ``s3_requests.py``.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from asyncbackup.store.base import Body, ObjectInfo, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import BodyStream, body_size
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from asyncbackup.store.s3_bucket import S3Bucket
 
 READ_BYTES = 256 * 1024
+_LISTING_FIELDS = frozenset({"IsTruncated", "MaxKeys", "Name"})
+LIST_OBJECTS = "ListObjectsV2"
 Progress = Callable[[], None]
 
 
@@ -38,6 +40,22 @@ class Download(Protocol):
 
     def close(self) -> None:
         """Drop the connection unless the body was read to its end."""
+
+
+class ListedObject(NamedTuple):
+    """An object in a listing; ``key`` is the whole one, prefix included, ``size`` in bytes."""
+
+    key: str
+    size: int
+    modified_ns: int
+
+
+class ListingPage(NamedTuple):
+    """One answer to ListObjectsV2. ``token`` leads to the next one where the page is ``truncated``."""
+
+    objects: list[ListedObject]
+    truncated: bool
+    token: str
 
 
 class Transport(Protocol):
@@ -66,6 +84,12 @@ class Transport(Protocol):
     async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
         """Begin to read an object, or a range of it, optionally only while its ETag is ``if_match``."""
 
+    async def head(self, key: str) -> ObjectInfo:
+        """Size, checksum and metadata of an object."""
+
+    async def list_page(self, prefix: str, token: str) -> ListingPage:
+        """One page of the objects below ``prefix``, the first for an empty ``token``."""
+
 
 class BotoTransport:
     """The hot operations through aiobotocore."""
@@ -85,8 +109,9 @@ class BotoTransport:
     ) -> PutResult:
         checksum = base64.b64encode(sha256).decode()
         options: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
+        client = await self._bucket.client()
         with translated(self._bucket.target("PutObject", key)):
-            answer = await self._bucket.client.put_object(
+            answer = await client.put_object(
                 Bucket=self._bucket.name,
                 Key=self._bucket.full(key),
                 Body=_sendable(body, sha256, progress),
@@ -102,8 +127,9 @@ class BotoTransport:
         self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
     ) -> PartReceipt:
         checksum = base64.b64encode(sha256).decode()
+        client = await self._bucket.client()
         with translated(self._bucket.target("UploadPart", key)):
-            answer = await self._bucket.client.upload_part(
+            answer = await client.upload_part(
                 Bucket=self._bucket.name,
                 Key=self._bucket.full(key),
                 UploadId=upload_id,
@@ -120,8 +146,9 @@ class BotoTransport:
             options["Range"] = f"bytes={offset}-" + (str(offset + length - 1) if length is not None else "")
         if if_match:
             options["IfMatch"] = if_match
+        client = await self._bucket.client()
         with translated(self._bucket.target("GetObject", key)):
-            answer = await self._bucket.client.get_object(
+            answer = await client.get_object(
                 Bucket=self._bucket.name, Key=self._bucket.full(key), ChecksumMode="ENABLED", **options
             )
         download = _BotoDownload(self._bucket, key, answer, ranged=bool(options.get("Range")))
@@ -131,6 +158,33 @@ class BotoTransport:
                 "GetObject", key, "the answer has no ETag; is this S3?", code="MalformedAnswer"
             )
         return download
+
+    async def head(self, key: str) -> ObjectInfo:
+        client = await self._bucket.client()
+        with translated(self._bucket.target("HeadObject", key)):
+            answer = await client.head_object(
+                Bucket=self._bucket.name, Key=self._bucket.full(key), ChecksumMode="ENABLED"
+            )
+        check_write("HeadObject", key, answer, expected="")
+        return object_info(key, answer, size=int(answer["ContentLength"]))
+
+    async def list_page(self, prefix: str, token: str) -> ListingPage:
+        options: dict[str, Any] = {"ContinuationToken": token} if token else {}
+        client = await self._bucket.client()
+        with translated(self._bucket.target(LIST_OBJECTS, prefix)):
+            answer: Mapping[str, Any] = await client.list_objects_v2(
+                Bucket=self._bucket.name, Prefix=self._bucket.full(prefix), **options
+            )
+        # An empty or foreign document parses as a listing of nothing.
+        if not _LISTING_FIELDS.intersection(answer):
+            raise no_listing(LIST_OBJECTS, prefix)
+        objects = [
+            ListedObject(str(item["Key"]), int(item.get("Size", 0)), time_ns(item.get("LastModified")))
+            for item in answer.get("Contents", ())
+        ]
+        return ListingPage(
+            objects, bool(answer.get("IsTruncated")), str(answer.get("NextContinuationToken", ""))
+        )
 
 
 class _BotoDownload:
@@ -171,6 +225,12 @@ def check_write(operation: str, key: str, answer: Mapping[str, Any], *, expected
         reason = f"the endpoint stored other bytes (its SHA-256 is {returned}, ours {expected})"
         raise TransientError(operation, key, reason, code="BadDigest")
     return returned
+
+
+def no_listing(operation: str, prefix: str) -> TransientError:
+    """The error for an answer that is none of S3's listings."""
+    reason = "the answer is no listing; is this S3?"
+    return TransientError(operation, prefix, reason, code="MalformedAnswer")
 
 
 def object_info(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:

@@ -53,7 +53,7 @@ class S3Uploads:
         """Index of the checksum options that this endpoint was last seen to accept."""
         self._plain: set[str] = set()
         """Uploads that were begun without checksums. (A ListParts without them proves nothing.)"""
-        self.copies_parts = True if is_aws(bucket.client.meta.endpoint_url) else None
+        self.copies_parts = True if is_aws(bucket.endpoint) else None
         """Whether parts can be copied from other objects; ``None`` until somebody asked."""
         self._trying_to_copy = asyncio.Lock()
 
@@ -77,8 +77,9 @@ class S3Uploads:
         self, key: str, metadata: Mapping[str, str], options: dict[str, Any]
     ) -> Mapping[str, Any]:
         async def send(_: Deadline) -> Mapping[str, Any]:
+            client = await self._bucket.client()
             with translated(self._bucket.target("CreateMultipartUpload", key)):
-                answer = await self._bucket.client.create_multipart_upload(
+                answer = await client.create_multipart_upload(
                     Bucket=self._bucket.name,
                     Key=self._bucket.full(key),
                     Metadata=metadata,
@@ -123,8 +124,9 @@ class S3Uploads:
         self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
     ) -> PartReceipt:
         async def send(_: Deadline) -> Mapping[str, Any]:
+            client = await self._bucket.client()
             with translated(self._bucket.target("UploadPartCopy", key)):
-                answer: Mapping[str, Any] = await self._bucket.client.upload_part_copy(
+                answer: Mapping[str, Any] = await client.upload_part_copy(
                     Bucket=self._bucket.name,
                     Key=self._bucket.full(key),
                     UploadId=upload_id,
@@ -168,8 +170,9 @@ class S3Uploads:
     async def _list_parts(self, key: str, upload_id: UploadId, marker: int) -> Mapping[str, Any]:
         async def send(_: Deadline) -> Mapping[str, Any]:
             options: dict[str, Any] = {"PartNumberMarker": marker} if marker else {}
+            client = await self._bucket.client()
             with translated(self._bucket.target("ListParts", key)):
-                answer: Mapping[str, Any] = await self._bucket.client.list_parts(
+                answer: Mapping[str, Any] = await client.list_parts(
                     Bucket=self._bucket.name, Key=self._bucket.full(key), UploadId=upload_id, **options
                 )
             if "UploadId" not in answer and "IsTruncated" not in answer:
@@ -201,8 +204,9 @@ class S3Uploads:
         with_checksums = bool(composite) and upload_id not in self._plain
 
         async def send(_: Deadline) -> Mapping[str, Any]:
+            client = await self._bucket.client()
             with translated(self._bucket.target("CompleteMultipartUpload", key)):
-                answer = await self._bucket.client.complete_multipart_upload(
+                answer = await client.complete_multipart_upload(
                     Bucket=self._bucket.name,
                     Key=self._bucket.full(key),
                     UploadId=upload_id,
@@ -230,8 +234,9 @@ class S3Uploads:
         """Give an upload up; one that is unknown is gone already."""
 
         async def send(_: Deadline) -> None:
+            client = await self._bucket.client()
             with translated(self._bucket.target("AbortMultipartUpload", key)):
-                await self._bucket.client.abort_multipart_upload(
+                await client.abort_multipart_upload(
                     Bucket=self._bucket.name, Key=self._bucket.full(key), UploadId=upload_id
                 )
 

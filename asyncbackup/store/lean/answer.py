@@ -31,6 +31,7 @@ class AnswerParser:
     """
 
     __slots__ = (
+        "_bodiless",
         "_buffer",
         "_chunked",
         "_in_body",
@@ -46,7 +47,8 @@ class AnswerParser:
         "status",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodiless: bool = False) -> None:
+        """``bodiless`` is the answer to a HEAD: its length is that of a body which does not come."""
         self.status = 0
         """0 until the head is complete; interim answers (1xx) do not count."""
         self.headers: dict[str, str] = {}
@@ -59,6 +61,7 @@ class AnswerParser:
         """The answer is complete."""
         self.keep_alive = True
         """Whether another request may follow on the connection, once the answer is done."""
+        self._bodiless = bodiless
         self._buffer = bytearray()
         self._interim_bytes = 0
         self._seen = 0
@@ -145,7 +148,10 @@ class AnswerParser:
         if length is not None and not _LENGTH.fullmatch(length):
             raise MalformedAnswerError(f"its length is {length[:60]!r}")
         self._in_body = True
-        if status in _BODILESS:
+        if self._bodiless:
+            self.length = int(length) if length is not None else -1
+            self.done = True
+        elif status in _BODILESS:
             self.length, self.done = 0, True
         elif encoding is not None:
             self._chunked = True

@@ -127,18 +127,25 @@ class Connection(asyncio.Protocol):
         self._unread = 0
 
     async def send(
-        self, head: bytes, body: Body, size: int, *, expect: bool, progress: Callable[[], None]
+        self,
+        head: bytes,
+        body: Body,
+        size: int,
+        *,
+        expect: bool,
+        progress: Callable[[], None],
+        bodiless: bool = False,
     ) -> bool:
         """Send a request. ``progress`` is called with every piece that the socket takes.
 
         With ``expect`` the body waits for "100 Continue", up to ``CONTINUE_SECONDS``. Stops when
         the answer comes first. Returns whether the endpoint has kept to what ``expect`` says: a
-        100, or an answer without one.
+        100, or an answer without one. ``bodiless`` is a HEAD, whose answer has no body.
         """
         transport = self._transport
         if transport is None or self.closed:
             raise BrokenConnectionError("the endpoint closed the connection")
-        parser = self._parser = AnswerParser()
+        parser = self._parser = AnswerParser(bodiless=bodiless)
         self._sent_whole = False
         if size <= SMALL_BYTES and not expect:
             transport.writelines([head, *buffers_of(body)])
@@ -166,21 +173,21 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return parser
 
-    async def whole(self) -> bytes:
-        """All of the answer's body, or as much of it as ``WHOLE_LIMIT``."""
+    async def whole(self, *, limit: int = WHOLE_LIMIT) -> bytes:
+        """All of the answer's body, or as much of it as ``limit`` bytes."""
         parser = self._parser
         assert parser is not None
         pieces: list[bytes] = []
         got = 0
         try:
-            while got < WHOLE_LIMIT and (piece := await self.read()):
+            while got < limit and (piece := await self.read()):
                 pieces.append(piece)
                 got += len(piece)
         except BrokenConnectionError:
             # Who refuses a body early may break off in mid-explanation; the status is word enough.
             if parser.status < 300:
                 raise
-        return b"".join(pieces)[:WHOLE_LIMIT]
+        return b"".join(pieces)[:limit]
 
     async def read(self) -> bytes:
         """The next bytes of the body, at most ``READ_BYTES``; ``b""`` at its end."""

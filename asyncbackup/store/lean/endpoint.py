@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextvars
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from asyncbackup.store.lean.pool import Origin
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from asyncbackup.store.s3_bucket import S3Bucket
-    from asyncbackup.store.s3_session import Network
 
 _KEY = "k"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -53,39 +53,51 @@ class EndpointFinder:
     dual-stack, FIPS and accelerated endpoints, and the region that it has learned for the bucket.
     """
 
-    def __init__(self, bucket: S3Bucket, network: Network) -> None:
+    def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
-        self._network = network
-        events: Any = bucket.client.meta.events
-        events.register_first("before-call.s3.PutObject", _take_prepared)
+        self._listening = False
 
     async def find(self) -> Endpoint:
         """The endpoint of the bucket. Raises ``NotLean``, and what the library raises."""
+        client, _, network = await self._bucket.library.open()
+        if not self._listening:
+            events: Any = client.meta.events
+            events.register_first("before-call.s3.PutObject", _take_prepared)
+            self._listening = True
         prepared: list[_Prepared] = []
         token = _wanted.set(prepared)
         try:
-            await self._bucket.client.put_object(Bucket=self._bucket.name, Key=_KEY)
+            await client.put_object(Bucket=self._bucket.name, Key=_KEY)
         finally:
             _wanted.reset(token)
         (request,) = prepared
-        config: Any = self._bucket.client.meta.config
+        config: Any = client.meta.config
         _check_signature(request, config.signature_version)
         url = urlsplit(request.url)
         if not url.path.endswith("/" + _KEY) or url.query or url.hostname is None:
             raise NotLean(f"requests go to {request.url}")
-        if (proxy := self._network.proxy_for(request.url)) is not None:
+        if (proxy := network.proxy_for(request.url)) is not None:
             raise NotLean(f"requests go through the proxy {proxy}")
-        tls = await self._network.tls_context() if url.scheme == "https" else None
-        default_port = _DEFAULT_PORTS[url.scheme]
-        name = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        tls = await network.tls_context() if url.scheme == "https" else None
         return Endpoint(
-            origin=Origin(url.hostname, url.port or default_port, tls),
-            host=name if url.port in (None, default_port) else f"{name}:{url.port}",
+            origin=origin_of(url, tls),
+            host=host_header(url),
             path=url.path.removesuffix(_KEY),
             region=request.region,
             service=request.service,
             user_agent=request.headers["User-Agent"],
         )
+
+
+def origin_of(url: SplitResult, tls: ssl.SSLContext | None) -> Origin:
+    """Where connections to a URL lead, which has a host. Raises ``ValueError`` for a port that is none."""
+    return Origin(url.hostname or "", url.port or _DEFAULT_PORTS[url.scheme], tls)
+
+
+def host_header(url: SplitResult) -> str:
+    """The host of a URL, with the port unless it goes without saying."""
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
+    return name if url.port in (None, _DEFAULT_PORTS[url.scheme]) else f"{name}:{url.port}"
 
 
 class _Prepared(msgspec.Struct, frozen=True):

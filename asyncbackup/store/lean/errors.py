@@ -17,5 +17,9 @@ class TlsFailedError(ssl.SSLError):
     """The endpoint did not prove who it is, or does not speak TLS as it should."""
 
 
+class NoKeysError(Exception):
+    """There is no access key, or no secret, to sign with."""
+
+
 class MalformedAnswerError(Exception):
     """What came is not an HTTP/1.1 answer as it has to be."""

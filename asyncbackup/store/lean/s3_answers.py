@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asyncbackup.store.lean.error_document import error_fields
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import answered_at, from_code, retry_after
-from asyncbackup.store.s3_session import check_native
+from asyncbackup.store.s3_native import check_native
 from asyncbackup.store.s3_transport import object_info
 
 if TYPE_CHECKING:

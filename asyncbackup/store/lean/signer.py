@@ -5,13 +5,45 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-from botocore.exceptions import NoCredentialsError
+from asyncbackup.store.lean.errors import NoKeysError
 
 if TYPE_CHECKING:
-    from botocore.credentials import ReadOnlyCredentials
+    from asyncbackup.store.endpoint_clock import EndpointClock
+
+
+class SigningKeys(Protocol):
+    """What a request is signed with; ``token`` is empty or ``None`` for keys that do not end."""
+
+    @property
+    def access_key(self) -> str | None: ...
+
+    @property
+    def secret_key(self) -> str | None: ...
+
+    @property
+    def token(self) -> str | None: ...
+
+
+class KeySource(Protocol):
+    """Where keys come from, again once they are refused, and what time they sign by."""
+
+    @property
+    def clock(self) -> EndpointClock: ...
+
+    @property
+    def generation(self) -> int:
+        """Grows with every renewal."""
+
+    async def current(self) -> SigningKeys:
+        """What to sign the next request with."""
+
+    async def renew(self, seen: int) -> bool:
+        """Whether there are keys other than those of generation ``seen``, which were refused."""
+
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -22,7 +54,7 @@ def encoded_path(path: str) -> str:
     return quote(path, safe="/~")
 
 
-def encoded_query(**parameters: str) -> str:
+def encoded_query(parameters: Mapping[str, str]) -> str:
     """Query parameters, encoded and in the order of their names."""
     return "&".join(f"{name}={quote(parameters[name], safe='-_.~')}" for name in sorted(parameters))
 
@@ -47,17 +79,17 @@ class Signer:
         headers: dict[str, str],
         *,
         payload_sha256: str,
-        credentials: ReadOnlyCredentials,
+        credentials: SigningKeys,
         now: float | None = None,
     ) -> str:
         """The request's header lines, each ended by CRLF: ``headers``, what S3 needs beside them, signed.
 
         ``path`` and ``query`` are encoded. Names of headers are in lower case, values printable
-        ASCII. ``now`` is in seconds since 1970. Raises ``NoCredentialsError``.
+        ASCII. ``now`` is in seconds since 1970. Raises ``NoKeysError``.
         """
         access_key, secret_key = credentials.access_key, credentials.secret_key
         if access_key is None or secret_key is None:
-            raise NoCredentialsError
+            raise NoKeysError("there is no access key or no secret")
         stamp = self._time(now)
         signed = {
             "host": self._host,

@@ -11,16 +11,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.errors import ObjectRefusedError, StoreError
-from asyncbackup.store.base import Body, PartReceipt, PutResult, UploadId
+from asyncbackup.store.base import Body, ObjectInfo, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import body_size
 from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
+from asyncbackup.store.lean.listing import listing_page
 from asyncbackup.store.lean.pool import Pool
 from asyncbackup.store.lean.s3_answers import info_of, names_another_region, refusal
-from asyncbackup.store.lean.signer import EMPTY_SHA256, Signer, encoded_path, encoded_query
+from asyncbackup.store.lean.signer import EMPTY_SHA256, KeySource, Signer, encoded_path, encoded_query
 from asyncbackup.store.retry import TransientError
+from asyncbackup.store.s3_bucket import CONNECT_SECONDS
 from asyncbackup.store.s3_errors import translated
-from asyncbackup.store.s3_session import CONNECT_SECONDS
-from asyncbackup.store.s3_transport import BotoTransport, check_write, parse_content_range
+from asyncbackup.store.s3_transport import (
+    LIST_OBJECTS,
+    BotoTransport,
+    ListingPage,
+    check_write,
+    no_listing,
+    parse_content_range,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +36,7 @@ if TYPE_CHECKING:
     from asyncbackup.store.lean.answer import AnswerParser
     from asyncbackup.store.lean.connection import Connection
     from asyncbackup.store.s3_bucket import S3Bucket
-    from asyncbackup.store.s3_credentials import Credentials
     from asyncbackup.store.s3_errors import Target
-    from asyncbackup.store.s3_session import Network
     from asyncbackup.store.s3_transport import Download, Progress
 
 _log = logging.getLogger(__name__)
@@ -40,6 +46,9 @@ EXPECT_BYTES = 1024 * 1024
 at the beginning, and after a refusal. A request that is refused then costs its head alone, and in
 ordinary operation nothing waits for a round trip."""
 
+LISTING_LIMIT = 16 * 1024 * 1024
+"""Bytes of a listing: a thousand keys of 1,024 bytes, encoded threefold, and what stands beside them."""
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VALUE = re.compile(r"[ -~]*", re.ASCII)
 
@@ -47,17 +56,22 @@ _VALUE = re.compile(r"[ -~]*", re.ASCII)
 class LeanTransport:
     """See :class:`~asyncbackup.store.s3_transport.Transport`.
 
-    Finds its endpoint with the first request. Where something is configured that is not done here
-    (a proxy, session authentication of directory buckets, another signature), the library sends
-    everything, and the log says why.
+    Finds its ``endpoint`` with the first request, unless it is given. Where something is configured
+    that is not done here (a proxy, session authentication of directory buckets, another
+    signature), the library sends everything, and the log says why.
     """
 
     def __init__(
-        self, bucket: S3Bucket, credentials: Credentials, network: Network, *, timeout_seconds: float
+        self,
+        bucket: S3Bucket,
+        credentials: KeySource,
+        *,
+        timeout_seconds: float,
+        endpoint: Endpoint | None = None,
     ) -> None:
         self._bucket = bucket
         self._credentials = credentials
-        self._finder = EndpointFinder(bucket, network)
+        self._finder = EndpointFinder(bucket)
         self._connect_seconds = min(CONNECT_SECONDS, timeout_seconds)
         self._library = BotoTransport(bucket)
         self._route: _Route | None = None
@@ -66,6 +80,9 @@ class LeanTransport:
         self._finding = asyncio.Lock()
         self._wary = True
         self._continues = True
+        if endpoint is not None:
+            self._route = self._route_to(endpoint)
+            self._by_library = False
 
     async def aclose(self) -> None:
         """Close all connections. Idempotent."""
@@ -110,7 +127,7 @@ class LeanTransport:
                 key, upload_id, number, body, sha256=sha256, progress=progress
             )
         checksum = base64.b64encode(sha256).decode()
-        query = encoded_query(partNumber=str(number), uploadId=upload_id)
+        query = encoded_query({"partNumber": str(number), "uploadId": upload_id})
         headers = {"x-amz-checksum-sha256": checksum}
         answer = await self._write("UploadPart", key, query, headers, body, sha256, progress)
         check_write("UploadPart", key, answer, expected=checksum)
@@ -144,6 +161,58 @@ class LeanTransport:
                 finally:
                     if not opened:
                         route.pool.give(connection)
+                error = refusal(answer.status, answer.headers, body, target)
+                assert error is not None, "no status from 300 on is a success"
+                if followed or not await self._elsewhere(route, answer.status, error):
+                    raise error
+        raise AssertionError("the second attempt returns or raises")
+
+    async def head(self, key: str) -> ObjectInfo:
+        if await self._use_library("HeadObject", key):
+            return await self._library.head(key)
+        headers = {"x-amz-checksum-mode": "ENABLED"}
+        answer, _ = await self._ask("HEAD", "HeadObject", key, "", headers)
+        check_write("HeadObject", key, {"ETag": answer.headers.get("etag", "")}, expected="")
+        if answer.length < 0:
+            reason = "the answer does not say how large the object is"
+            raise TransientError("HeadObject", key, reason, code="MalformedAnswer")
+        target = self._bucket.target("HeadObject", key)
+        return info_of(key, answer.headers, target, size=answer.length)
+
+    async def list_page(self, prefix: str, token: str) -> ListingPage:
+        if await self._use_library(LIST_OBJECTS, prefix):
+            return await self._library.list_page(prefix, token)
+        parameters = {"list-type": "2", "encoding-type": "url", "prefix": self._bucket.full(prefix)}
+        if token:
+            parameters["continuation-token"] = token
+        answer, body = await self._ask("GET", LIST_OBJECTS, prefix, encoded_query(parameters), {})
+        page = listing_page(body)
+        if page is None:
+            # What is no listing may be an error, said after "200 OK".
+            target = self._bucket.target(LIST_OBJECTS, prefix)
+            with translated(target):
+                raise refusal(answer.status, answer.headers, body, target) or no_listing(LIST_OBJECTS, prefix)
+        return page
+
+    async def _ask(
+        self, method: str, operation: str, key: str, query: str, headers: dict[str, str]
+    ) -> tuple[AnswerParser, bytes]:
+        """The answer to a request without a body, whole. ``key`` is of an object unless there is a query."""
+        target = self._bucket.target(operation, key)
+        bodiless, path_key = method == "HEAD", None if query else key
+        with translated(target):
+            for followed in (False, True):
+                route = self._routed()
+                head = await self._head_of(route, method, path_key, query, headers, EMPTY_SHA256)
+                connection = await route.pool.take()
+                try:
+                    await connection.send(head, b"", 0, expect=False, progress=_nothing, bodiless=bodiless)
+                    answer = await connection.head()
+                    body = b"" if bodiless else await connection.whole(limit=LISTING_LIMIT)
+                finally:
+                    route.pool.give(connection)
+                if answer.status < 300:
+                    return answer, body
                 error = refusal(answer.status, answer.headers, body, target)
                 assert error is not None, "no status from 300 on is a success"
                 if followed or not await self._elsewhere(route, answer.status, error):
@@ -199,7 +268,7 @@ class LeanTransport:
         self,
         route: _Route,
         method: str,
-        key: str,
+        key: str | None,
         query: str,
         headers: dict[str, str],
         payload_sha256: str,
@@ -207,7 +276,8 @@ class LeanTransport:
         size: int = -1,
         expect: bool = False,
     ) -> bytes:
-        path = route.endpoint.path + encoded_path(self._bucket.full(key))
+        # Without a key it is the bucket that is asked.
+        path = route.endpoint.path + encoded_path("" if key is None else self._bucket.full(key))
         lines = route.signer.head_lines(
             method,
             path,
@@ -287,8 +357,9 @@ class LeanTransport:
     async def _let_library_look(self) -> bool:
         """Whether it got an answer. A refusal is one: the region is told before rights are looked at."""
         try:
+            client = await self._bucket.client()
             with translated(self._bucket.target("ListObjectsV2")):
-                await self._bucket.client.list_objects_v2(
+                await client.list_objects_v2(
                     Bucket=self._bucket.name, Prefix=self._bucket.full(""), MaxKeys=1
                 )
         except TransientError:

@@ -8,19 +8,22 @@ from typing import Any
 import pytest
 
 from asyncbackup.config import S3Settings
+from asyncbackup.store.endpoint_clock import EndpointClock
 from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
 from asyncbackup.store.s3_bucket import S3Bucket
+from asyncbackup.store.s3_library import S3Library
 from asyncbackup.store.s3_location import S3Location
-from asyncbackup.store.s3_session import open_client
 
 LOCAL = "http://127.0.0.1:8333"
 
 
 async def find(bucket: str, **settings: Any) -> Endpoint:
-    async with open_client(S3Settings(**settings), concurrency=1) as (client, _, network):
-        return await EndpointFinder(
-            S3Bucket(client, S3Location(bucket=bucket), storage_class="STANDARD"), network
-        ).find()
+    library = S3Library(S3Settings(**settings), concurrency=1, clock=EndpointClock())
+    place = S3Location(bucket=bucket)
+    try:
+        return await EndpointFinder(S3Bucket(library, place, endpoint="", storage_class="STANDARD")).find()
+    finally:
+        await library.aclose()
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
 from botocore.utils import percent_encode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncbackup.store.lean.errors import NoKeysError
 from asyncbackup.store.lean.signer import Signer, encoded_path, encoded_query
 
 KEYS = ReadOnlyCredentials("AKIAEXAMPLE", "secret", None)
@@ -70,7 +70,7 @@ def test_the_signature_is_botocores(
     body: bytes,
 ) -> None:
     credentials = ReadOnlyCredentials("AKIAEXAMPLE", secret, token)
-    path, parameters = encoded_path("/bucket/" + key), encoded_query(**query)
+    path, parameters = encoded_path("/bucket/" + key), encoded_query(query)
     headers = {f"x-amz-meta-{name}": value for name, value in metadata.items()} | conditions
     digest = hashlib.sha256(body).hexdigest()
     now = moment.replace(tzinfo=datetime.UTC).timestamp()
@@ -111,7 +111,7 @@ def test_the_kept_key_changes_with_day_and_secret() -> None:
 
 def test_nothing_is_signed_with_half_a_secret() -> None:
     for credentials in (ReadOnlyCredentials(None, "secret", None), ReadOnlyCredentials("AKIA", None, None)):
-        with pytest.raises(NoCredentialsError):
+        with pytest.raises(NoKeysError):
             Signer(host="h", region="r").head_lines(
                 "GET", "/", "", {}, payload_sha256="", credentials=credentials
             )

@@ -16,7 +16,7 @@ from asyncbackup.store.slots import RequestSlots
 from tests.unit.store.virtual_time import VirtualClock
 
 if TYPE_CHECKING:
-    from asyncbackup.store.s3_transport import Download, Progress
+    from asyncbackup.store.s3_transport import Download, ListingPage, Progress
 
 CONTENT = bytes(range(256)) * 400
 
@@ -86,6 +86,12 @@ class ScriptedTransport:
     async def upload_part(
         self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
     ) -> PartReceipt:
+        raise NotImplementedError
+
+    async def head(self, key: str) -> ObjectInfo:
+        raise NotImplementedError
+
+    async def list_page(self, prefix: str, token: str) -> ListingPage:
         raise NotImplementedError
 
 
