@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import pathspec
-
 from asyncbackup.errors import ConfigError
 
 Excludes: TypeAlias = Callable[[bytes, bool], bool]
@@ -19,6 +17,8 @@ def compile_excludes(patterns: Sequence[str], *, section: str) -> Excludes:
     taken back by a later ``!`` pattern. Raises ``ConfigError`` that names the pattern."""
     if not patterns:
         return _nothing
+    import pathspec
+
     for pattern in patterns:
         try:
             pathspec.GitIgnoreSpec.from_lines([pattern])

@@ -178,14 +178,14 @@ async def with_current_database(
     stop: StopRequest,
 ) -> T:
     """What ``act`` gives. If a prune on another machine outdated the database, it is rebuilt first."""
-    from asyncbackup.rebuild.section import rebuild_section
-    from asyncbackup.rebuild.summary import RebuildCounters
-
     try:
         return await act()
     except CatalogBehindError as error:
         output.note(f"{section.name}: a prune on another machine came between; rebuilding the database first")
         log.info("%s", error)
+    from asyncbackup.rebuild.section import rebuild_section
+    from asyncbackup.rebuild.summary import RebuildCounters
+
     counters = RebuildCounters()
     with show_progress(output, section.name, lambda: rebuild_figures(counters)):
         await rebuild_section(settings, section, counters=counters, stop=stop)

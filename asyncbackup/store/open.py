@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.destination import check_destination, is_remote
 from asyncbackup.errors import ConfigError
-from asyncbackup.store.local import LocalStore
-from asyncbackup.store.s3 import S3Store
-from asyncbackup.store.s3_location import s3_location
 
 if TYPE_CHECKING:
     from asyncbackup.config import S3Settings
@@ -46,7 +43,11 @@ async def open_store(
     except ValueError as error:
         raise ConfigError(f"destination {destination!r}: {error}") from None
     store: Store
+    # Each kind is loaded by who has a destination of it.
     if is_remote(url):
+        from asyncbackup.store.s3 import S3Store
+        from asyncbackup.store.s3_location import s3_location
+
         store = await S3Store.connect(
             s3_location(url),
             settings=s3,
@@ -57,6 +58,8 @@ async def open_store(
             on_retry=on_retry,
         )
     else:
+        from asyncbackup.store.local import LocalStore
+
         folder = Path(url.removeprefix("file://"))
         store = await LocalStore.connect(folder, concurrency=concurrency, create=create)
     try:
