@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -242,6 +241,8 @@ def answered_at(headers: Mapping[str, str]) -> float:
 
 
 def _http_time(text: str) -> float:
+    from email.utils import parsedate_to_datetime  # for refusals alone
+
     try:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies_environment
 
 import asyncbackup
 from asyncbackup.errors import ConfigError
@@ -133,7 +132,7 @@ def _is_plain_bucket(bucket: str) -> bool:
 def _others_have_a_say(environment: Mapping[str, str]) -> bool:
     if any(name.startswith("AWS_") and name not in _KNOWN for name in environment):
         return True
-    if any(name.lower().endswith("_proxy") for name in environment) and getproxies_environment():
+    if any(name.lower().endswith("_proxy") and value for name, value in environment.items()):
         return True
     return any(_has_content(environment.get(name) or place) for name, place in _FILES)
 

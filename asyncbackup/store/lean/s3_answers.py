@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from asyncbackup.store.lean.error_document import error_fields
@@ -43,7 +43,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, target: Target
             return None
         status = 500  # "200 OK", said before it went wrong.
     if fields is None:
-        fields = {"Code": str(status), "Message": http.client.responses.get(status, "")}
+        fields = {"Code": str(status), "Message": _phrase(status)}
     return from_code(
         fields.get("Code", ""),
         fields.get("Message", ""),
@@ -52,6 +52,13 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, target: Target
         retry_after_seconds=retry_after(headers),
         endpoint_seconds=answered_at(headers),
     )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def names_another_region(status: int, error: StoreError) -> bool:
