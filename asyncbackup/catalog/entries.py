@@ -10,6 +10,7 @@ from asyncbackup.catalog.rows import (
     DEV,
     INO,
     PLACEHOLDERS,
+    STAT_COLUMNS,
     Row,
     entry_of_row,
     row_of_entry,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MAX_FOLDERS_PER_QUERY = 512
 PAGE_ROWS = 4096
 NO_LIMIT = -1
+PATHS_PER_QUERY = 4096
 
 _UPSERT = f"INSERT OR REPLACE INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
 _DOOMED = (
@@ -39,6 +41,7 @@ _DOOMED = (
 # The plus signs keep SQLite from reading all pending rows instead of looking the keys up.
 _ALIVE = f"(folder, name) IN ({{}}) AND +pending != {Pending.DELETED:d}"
 _SELECT = f"SELECT {COLUMNS} FROM entries"  # noqa: S608 - constants only
+_SELECT_STAT = f"SELECT {STAT_COLUMNS} FROM entries"  # noqa: S608
 
 
 class EntryTable:
@@ -52,19 +55,19 @@ class EntryTable:
         self._path = path
         self.statements = 0
 
-    async def rows_of_folders(self, folders: Sequence[bytes], *, limit: int = NO_LIMIT) -> list[Row]:
-        """The first ``limit`` rows of up to ``MAX_FOLDERS_PER_QUERY`` folders, in key order, tombstones
-        included."""
+    async def stats_of_folders(self, folders: Sequence[bytes], *, limit: int = NO_LIMIT) -> list[Row]:
+        """``STAT_COLUMNS`` of the first ``limit`` rows of up to ``MAX_FOLDERS_PER_QUERY`` folders, in key
+        order, tombstones included."""
         marks = ",".join("?" * len(folders))
         return await self._fetch(
-            f"{_SELECT} WHERE folder IN ({marks}) ORDER BY folder, name LIMIT ?", (*folders, limit)
+            f"{_SELECT_STAT} WHERE folder IN ({marks}) ORDER BY folder, name LIMIT ?", (*folders, limit)
         )
 
-    async def rows_of_range(
+    async def stats_of_range(
         self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int = NO_LIMIT
     ) -> list[Row]:
-        """The first ``limit`` rows of one folder with ``after`` < name ≤ ``upto``, in the order of names;
-        ``None`` leaves a side open."""
+        """``STAT_COLUMNS`` of the first ``limit`` rows of one folder with ``after`` < name ≤ ``upto``, in
+        the order of names; ``None`` leaves a side open."""
         conditions: list[str] = ["folder = ?"]
         parameters: list[bytes | int] = [folder]
         if after is not None:
@@ -74,9 +77,19 @@ class EntryTable:
             conditions.append("name <= ?")
             parameters.append(upto)
         return await self._fetch(
-            f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY folder, name LIMIT ?",
+            f"{_SELECT_STAT} WHERE {' AND '.join(conditions)} ORDER BY folder, name LIMIT ?",
             (*parameters, limit),
         )
+
+    async def rows_of_names(self, names: Sequence[tuple[bytes, bytes]]) -> list[Row]:
+        """The rows of (folder, name) pairs, tombstones included, in no particular order."""
+        rows: list[Row] = []
+        for begin in range(0, len(names), PATHS_PER_QUERY):
+            part = names[begin : begin + PATHS_PER_QUERY]
+            marks = ",".join(["(?, ?)"] * len(part))
+            parameters = tuple(value for pair in part for value in pair)
+            rows += await self._fetch(f"{_SELECT} WHERE (folder, name) IN (VALUES {marks})", parameters)
+        return rows
 
     async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]:
         """The rows of (device, inode) pairs, deleted entries too; at most some thousand are asked for."""

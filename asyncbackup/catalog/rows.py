@@ -12,9 +12,10 @@ EXTENT_COLUMNS = (
     "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
     "extent_encrypted, extent_compression, extent_skip"
 )
+STAT_COLUMNS = "folder, name, pending, mode, size, mtime_ns, ctime_ns, uid, gid, nlink"
+"""What a listing is compared with."""
 COLUMNS = (
-    "folder, name, pending, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group_name, sha256, "
-    f"target, hardlink, sparse, xattrs, {EXTENT_COLUMNS}, dev, ino"
+    f"{STAT_COLUMNS}, owner, group_name, sha256, target, hardlink, sparse, xattrs, {EXTENT_COLUMNS}, dev, ino"
 )
 PLACEHOLDERS = ", ".join("?" * len(COLUMNS.split(",")))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from asyncbackup.catalog.catalog import Catalog
 from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY, PAGE_ROWS
+from asyncbackup.catalog.rows import entry_of_row
 from asyncbackup.model import Kind, Pending, join_path, split_path
 from tests.unit.catalog.entries import IDENTITY, entry, fill, pending_of
 
@@ -39,22 +40,32 @@ def names(rows: list[Row]) -> list[bytes]:
     return [join_path(bytes(row[0]), bytes(row[1])) for row in rows]  # type: ignore[arg-type]
 
 
-async def test_rows_of_folders_are_their_direct_children(catalog: Catalog) -> None:
+async def test_rows_of_names_are_whole(catalog: Catalog) -> None:
+    await fill(catalog, *(b"f/%05d" % number for number in range(5000)), b"g/00001")
+    wanted = [(b"f", b"%05d" % number) for number in range(4999)] + [(b"f", b"missing"), (b"g", b"00001")]
+    statements = catalog.entries.statements
+    rows = await catalog.entries.rows_of_names(wanted)
+    assert catalog.entries.statements == statements + 2
+    assert {entry_of_row(row).path for row in rows} == {b"/".join(pair) for pair in wanted} - {b"f/missing"}
+    assert await catalog.entries.rows_of_names([]) == []
+
+
+async def test_stats_of_folders_are_their_direct_children(catalog: Catalog) -> None:
     await fill(catalog, b"", b"x/", b"x/1", b"x/y/", b"x/y/2", b"x-y/", b"x-y/3", b"z")
-    assert names(await catalog.entries.rows_of_folders([b"x", b"x-y", b"nothing"], limit=100)) == [
+    assert names(await catalog.entries.stats_of_folders([b"x", b"x-y", b"nothing"], limit=100)) == [
         b"x/1",
         b"x/y",
         b"x-y/3",
     ]
-    assert names(await catalog.entries.rows_of_folders([b""], limit=100)) == [b"", b"x", b"x-y", b"z"]
+    assert names(await catalog.entries.stats_of_folders([b""], limit=100)) == [b"", b"x", b"x-y", b"z"]
     many = [b"%d" % number for number in range(MAX_FOLDERS_PER_QUERY)]
-    assert await catalog.entries.rows_of_folders(many, limit=100) == []
+    assert await catalog.entries.stats_of_folders(many, limit=100) == []
 
 
 async def test_tombstones_are_among_the_rows_and_nowhere_else(catalog: Catalog) -> None:
     await fill(catalog, b"", b"a", b"b")
     await catalog.entries.bury([(b"a", False)])
-    assert names(await catalog.entries.rows_of_folders([b""], limit=100)) == [b"", b"a", b"b"]
+    assert names(await catalog.entries.stats_of_folders([b""], limit=100)) == [b"", b"a", b"b"]
     assert await catalog.entries.get(b"a") is None
     assert (await catalog.entries.get(b"b")) == entry(b"b")
     assert [e.path async for page in catalog.entries.in_order() for e in page] == [b"", b"b"]
@@ -77,20 +88,20 @@ async def test_a_range_leaves_its_lower_bound_out(
     catalog: Catalog, after: bytes | None, upto: bytes | None, expected: list[bytes]
 ) -> None:
     await fill(catalog, b"f/", b"f/a", b"f/b", b"f/b0", b"f/c", b"f/b/inner", b"e/a", b"g/a")
-    assert names(await catalog.entries.rows_of_range(b"f", after, upto, limit=100)) == expected
+    assert names(await catalog.entries.stats_of_range(b"f", after, upto, limit=100)) == expected
 
 
 async def test_rows_come_up_to_a_limit(catalog: Catalog) -> None:
     await fill(catalog, b"f/a", b"f/b", b"f/c", b"g/a")
     entries = catalog.entries
-    assert names(await entries.rows_of_folders([b"g", b"f"], limit=2)) == [b"f/a", b"f/b"]
-    assert names(await entries.rows_of_range(b"f", b"a", None, limit=1)) == [b"f/b"]
+    assert names(await entries.stats_of_folders([b"g", b"f"], limit=2)) == [b"f/a", b"f/b"]
+    assert names(await entries.stats_of_range(b"f", b"a", None, limit=1)) == [b"f/b"]
 
 
 async def test_ranges_tell_the_root_from_its_children(catalog: Catalog) -> None:
     await fill(catalog, b"", b"\x01", b"a")
-    assert names(await catalog.entries.rows_of_range(b"", None, b"", limit=9)) == [b""]
-    assert names(await catalog.entries.rows_of_range(b"", b"", None, limit=9)) == [b"\x01", b"a"]
+    assert names(await catalog.entries.stats_of_range(b"", None, b"", limit=9)) == [b""]
+    assert names(await catalog.entries.stats_of_range(b"", b"", None, limit=9)) == [b"\x01", b"a"]
 
 
 async def test_burying_a_folder_takes_all_below_it_and_none_of_its_neighbours(catalog: Catalog) -> None:

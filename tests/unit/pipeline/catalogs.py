@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from asyncbackup.catalog.rows import DEV, INO, Row, row_of_entry
+from asyncbackup.catalog.rows import DEV, INO, STAT_COLUMNS, Row, row_of_entry
 from asyncbackup.model import Entry, Pending, SourceEntry, split_path
+
+STAT_COUNT = len(STAT_COLUMNS.split(","))
 
 
 class MemoryEntries:
@@ -19,11 +21,11 @@ class MemoryEntries:
     def add(self, entry: Entry, pending: Pending = Pending.COMMITTED) -> None:
         self.rows[entry.path] = row_of_entry(entry, pending)
 
-    async def rows_of_folders(self, folders: Sequence[bytes], *, limit: int) -> list[Row]:
+    async def stats_of_folders(self, folders: Sequence[bytes], *, limit: int) -> list[Row]:
         self.queries += 1
         return self._some((row for row in self.rows.values() if row[0] in folders), limit)
 
-    async def rows_of_range(
+    async def stats_of_range(
         self, folder: bytes, after: bytes | None, upto: bytes | None, *, limit: int
     ) -> list[Row]:
         self.queries += 1
@@ -36,12 +38,16 @@ class MemoryEntries:
         )
         return self._some(found, limit)
 
+    async def rows_of_names(self, names: Sequence[tuple[bytes, bytes]]) -> list[Row]:
+        self.queries += 1
+        return [row for row in self.rows.values() if (row[0], row[1]) in names]
+
     async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]:
         self.queries += 1
         return [row for row in self.rows.values() if (row[DEV], row[INO]) in inodes]
 
     def _some(self, rows: Iterable[Row], limit: int) -> list[Row]:
-        found = sorted(rows, key=lambda row: (row[0], row[1]))[:limit]
+        found = [row[:STAT_COUNT] for row in sorted(rows, key=lambda row: (row[0], row[1]))[:limit]]
         self.most_rows = max(self.most_rows, len(found))
         return found
 

@@ -496,7 +496,7 @@ async def test_a_failing_detector_ends_nothing() -> None:
     """Its channels stay open, so that nobody downstream takes the failure for the end."""
 
     class Broken(MemoryEntries):
-        async def rows_of_folders(
+        async def stats_of_folders(
             self, folders: object, *, limit: int
         ) -> list[tuple[int | str | bytes | None, ...]]:
             raise ZeroDivisionError
