@@ -21,6 +21,10 @@ class Stopwatch:
         """All stretches so far, with the one that has not ended yet."""
         return self._total if self._since is None else self._total + self._clock() - self._since
 
+    @property
+    def running(self) -> bool:
+        return self._since is not None
+
     def start(self) -> None:
         if self._since is None:
             self._since = self._clock()

@@ -24,10 +24,16 @@ class Window:
         self.peak = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
 
+    def take(self) -> bool:
+        """Whether there was a place, which is the caller's now, as if :meth:`acquire` had given it."""
+        if self._waiters or self.in_use >= self.size:
+            return False
+        self._take()
+        return True
+
     async def acquire(self) -> None:
         """Wait for a place. Whoever got it calls :meth:`release` exactly once. Cancelling it takes none."""
-        if not self._waiters and self.in_use < self.size:
-            self._take()
+        if self.take():
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
@@ -52,7 +58,8 @@ class Window:
 
     def _take(self) -> None:
         self.in_use += 1
-        self.peak = max(self.peak, self.in_use)
+        if self.in_use > self.peak:
+            self.peak = self.in_use
 
     def _hand_out(self) -> None:
         while self._waiters and self.in_use < self.size:

@@ -38,7 +38,7 @@ from asyncbackup.store.s3_listing import list_objects, list_uploads
 from asyncbackup.store.s3_objects import S3Objects
 from asyncbackup.store.s3_plain import FixedKeys, plain_access
 from asyncbackup.store.s3_reader import S3Reader
-from asyncbackup.store.s3_requests import Deadline, S3Requests
+from asyncbackup.store.s3_requests import S3Requests
 from asyncbackup.store.s3_transport import BotoTransport, Transport
 from asyncbackup.store.s3_uploads import S3Uploads
 from asyncbackup.store.slots import RequestSlots
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from asyncbackup.config import S3Settings
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import RequestCounts
+    from asyncbackup.store.deadline import Deadline
     from asyncbackup.store.lean.signer import KeySource
     from asyncbackup.store.s3_location import S3Location
 

@@ -11,8 +11,9 @@ from asyncbackup.store.s3_errors import translated
 from asyncbackup.store.s3_transport import LIST_OBJECTS, ListingPage, Transport, no_listing, time_ns
 
 if TYPE_CHECKING:
+    from asyncbackup.store.deadline import Deadline
     from asyncbackup.store.s3_bucket import S3Bucket
-    from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.s3_requests import S3Requests
 
 LIST_UPLOADS = "ListMultipartUploads"
 _LISTING_FIELDS = frozenset({"IsTruncated", "MaxUploads", "Bucket"})

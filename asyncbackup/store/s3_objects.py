@@ -16,8 +16,9 @@ from asyncbackup.store.s3_location import is_aws
 from asyncbackup.store.s3_transport import check_write
 
 if TYPE_CHECKING:
+    from asyncbackup.store.deadline import Deadline
     from asyncbackup.store.s3_bucket import S3Bucket
-    from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.s3_requests import S3Requests
     from asyncbackup.store.s3_transport import Transport
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from asyncbackup.store.retry import TransientError
 from asyncbackup.store.slots import Outcome
 
 if TYPE_CHECKING:
-    from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.deadline import Deadline
+    from asyncbackup.store.s3_requests import S3Requests
     from asyncbackup.store.s3_transport import Download, Transport
 
 FORGIVEN_BYTES = 8 * 1024 * 1024

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncbackup.errors import AccessDeniedError, StoreError
-from asyncbackup.store.body import PIECE_BYTES
+from asyncbackup.store.deadline import Deadline, Deadlines
 from asyncbackup.store.retry import Clock, DatedRefusalError, RetryPolicy, SystemClock, TransientError
 from asyncbackup.store.slots import Outcome, RequestSlots
 
@@ -27,38 +26,6 @@ carried, so a slow line has less; more is sent within the time-out itself."""
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 """Refusals after which the credentials are looked up once more."""
-
-
-class Deadline:
-    """The end of one request's patience. Moves on with every piece of a body that the socket takes.
-
-    While there is more of the body, the next piece has ``seconds`` to go: a connection that stands
-    still is noticed by then. Once all may have been taken, its answer has ``answer_seconds``,
-    in which the kernel also has to send what it has buffered.
-    """
-
-    __slots__ = ("_answer_seconds", "_seconds", "_timeout", "_untaken", "waited_for")
-
-    def __init__(
-        self, timeout: asyncio.Timeout, seconds: float, *, size: int = 0, answer_seconds: float | None = None
-    ) -> None:
-        self._timeout = timeout
-        self._seconds = seconds
-        self._answer_seconds = seconds if answer_seconds is None else answer_seconds
-        self._untaken = size
-        self.waited_for = 0.0
-        """How long the wait that is under way may last, in seconds."""
-        self._move_on()
-
-    def progress(self) -> None:
-        """A piece of the body moved, of at most ``PIECE_BYTES``: a slow line is not a dead one."""
-        self._untaken -= PIECE_BYTES
-        self._move_on()
-
-    def _move_on(self) -> None:
-        if not self._timeout.expired():
-            self.waited_for = self._seconds if self._untaken > 0 else self._answer_seconds
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self.waited_for)
 
 
 class S3Requests:
@@ -90,6 +57,7 @@ class S3Requests:
         self._credentials = credentials
         self._on_retry = on_retry
         self._contacted = False
+        self._deadlines = Deadlines(shortest_seconds=timeout_seconds)
 
     async def run(
         self,
@@ -165,20 +133,16 @@ class S3Requests:
     ) -> T:
         seconds = self.timeout_seconds * patience
         answer_seconds = seconds + min(size, BUFFERED_BYTES) / SLOWEST_BYTES_PER_SECOND
-        waited_for = seconds
         began = await self.slots.acquire()
         outcome, kept, failure = Outcome.UNKNOWN, False, None
         try:
             self.counts[operation] += 1
+            deadline = Deadline(self._deadlines, seconds, size=size, answer_seconds=answer_seconds)
             try:
-                async with asyncio.timeout(seconds) as timeout:
-                    deadline = Deadline(timeout, seconds, size=size, answer_seconds=answer_seconds)
-                    try:
-                        result = await send(deadline)
-                    finally:
-                        waited_for = deadline.waited_for
+                with deadline:
+                    result = await send(deadline)
             except TimeoutError as error:
-                reason = f"no answer for {waited_for:.0f} s"
+                reason = f"no answer for {deadline.waited_for:.0f} s"
                 raise TransientError(operation, key, reason, code="Timeout") from error
             outcome = Outcome.ANSWERED
             self._contacted = True

@@ -18,9 +18,10 @@ from asyncbackup.store.s3_location import is_aws
 from asyncbackup.store.s3_transport import check_write
 
 if TYPE_CHECKING:
+    from asyncbackup.store.deadline import Deadline
     from asyncbackup.store.s3_bucket import S3Bucket
     from asyncbackup.store.s3_objects import S3Objects
-    from asyncbackup.store.s3_requests import Deadline, S3Requests
+    from asyncbackup.store.s3_requests import S3Requests
 
 COMPLETE_PATIENCE = 5.0
 """Completing thousands of parts takes an endpoint minutes."""

@@ -95,10 +95,12 @@ class RequestSlots:
 
         Returns the clock's time, which is when the request begins.
         """
-        await self._window.acquire()
-        self._note_load()
+        if not self._window.take():
+            await self._window.acquire()
+        if self._troubled:
+            self._note_load()
         try:
-            while (wait := self._not_before - self._clock.now()) > 0:
+            while self._not_before and (wait := self._not_before - self._clock.now()) > 0:
                 self._held += 1
                 self._note_load()
                 try:
@@ -147,7 +149,13 @@ class RequestSlots:
                 )
             self._note_trouble()
         self._window.release()
-        self._note_load()
+        if self._troubled:
+            self._note_load()
+
+    @property
+    def _troubled(self) -> bool:
+        """Whether something is held back, or was when that was last noted."""
+        return self._backing_off > 0 or self._held > 0 or self.load.held_back.running
 
     def pause(self, seconds: float) -> None:
         """Send nothing for ``seconds``: the endpoint asked for it."""

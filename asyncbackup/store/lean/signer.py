@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
 
 from asyncbackup.store.lean.errors import NoKeysError
@@ -47,11 +49,12 @@ class KeySource(Protocol):
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_.~/-]*", re.ASCII)
 
 
 def encoded_path(path: str) -> str:
     """A path as it stands in the request line and in the signature: S3 normalises nothing."""
-    return quote(path, safe="/~")
+    return path if _PLAIN_PATH.fullmatch(path) else quote(path, safe="/~")
 
 
 def encoded_query(parameters: Mapping[str, str]) -> str:
@@ -99,22 +102,19 @@ class Signer:
         }
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
-        names = sorted(signed)
-        canonical = [method, path, query]
-        canonical += [f"{name}:{_trimmed(signed[name])}" for name in names]
-        signed_names = ";".join(names)
-        canonical += ["", signed_names, payload_sha256]
-        digest = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
+        form = _form(tuple(signed))
+        values = [signed[name] for name in form.names]
+        canonical = f"{method}\n{path}\n{query}\n{form.signed % tuple(map(_trimmed, values))}{payload_sha256}"
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
 
         day = stamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
         to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
         key = self._signing_key(day, secret_key)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        lines = "".join([f"{name}: {signed[name]}\r\n" for name in names])
         return (
-            f"{lines}authorization: {_ALGORITHM} Credential={access_key}/{scope}, "
-            f"SignedHeaders={signed_names}, Signature={signature}\r\n"
+            f"{form.sent % tuple(values)}authorization: {_ALGORITHM} Credential={access_key}/{scope}, "
+            f"SignedHeaders={form.signed_names}, Signature={signature}\r\n"
         )
 
     def _time(self, now: float | None) -> str:
@@ -131,6 +131,27 @@ class Signer:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._key, self._key_of = key, (day, secret_key)
         return self._key
+
+
+class _Form(NamedTuple):
+    """What requests with the same headers have in common: the names in order, and the texts that take
+    their values, as they are signed and as they are sent."""
+
+    names: tuple[str, ...]
+    signed: str
+    sent: str
+    signed_names: str
+
+
+@functools.lru_cache(maxsize=256)
+def _form(headers: tuple[str, ...]) -> _Form:
+    names = tuple(sorted(headers))
+    signed_names = ";".join(names)
+    # A header's name may have percent signs.
+    plain = [name.replace("%", "%%") for name in names]
+    signed = "".join(f"{name}:%s\n" for name in plain)
+    sent = "".join(f"{name}: %s\r\n" for name in plain)
+    return _Form(names, f"{signed}\n{signed_names.replace('%', '%%')}\n", sent, signed_names)
 
 
 def _trimmed(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from asyncbackup.store.lean.s3_answers import info_of, names_another_region, ref
 from asyncbackup.store.lean.signer import EMPTY_SHA256, KeySource, Signer, encoded_path, encoded_query
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_bucket import CONNECT_SECONDS
-from asyncbackup.store.s3_errors import translated
+from asyncbackup.store.s3_errors import translate, translated
 from asyncbackup.store.s3_transport import (
     LIST_OBJECTS,
     BotoTransport,
@@ -50,7 +51,12 @@ LISTING_LIMIT = 16 * 1024 * 1024
 """Bytes of a listing: a thousand keys of 1,024 bytes, encoded threefold, and what stands beside them."""
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-_VALUE = re.compile(r"[ -~]*", re.ASCII)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_header_name(name: str) -> bool:
+    """The same few names stand in every request."""
+    return _NAME.fullmatch(name) is not None
 
 
 class LeanTransport:
@@ -99,7 +105,7 @@ class LeanTransport:
         only_if_absent: bool,
         progress: Progress,
     ) -> PutResult:
-        if await self._use_library("PutObject", key):
+        if self._by_library is not False and await self._use_library("PutObject", key):
             return await self._library.put(
                 key,
                 body,
@@ -230,9 +236,8 @@ class LeanTransport:
         progress: Progress,
     ) -> dict[str, str]:
         """Send a body; ETag and checksum of the answer."""
-        target = self._bucket.target(operation, key)
         size = body_size(body)
-        with translated(target):
+        try:
             for followed in (False, True):
                 route = self._routed()
                 expect = size >= EXPECT_BYTES and self._wary and self._continues
@@ -253,6 +258,7 @@ class LeanTransport:
                     raise TransientError(operation, key, reason, code="ExpectationFailed")
                 error = None
                 if answer.status >= 300 or content:
+                    target = self._bucket.target(operation, key)
                     error = refusal(answer.status, answer.headers, content, target)
                 self._wary = error is not None
                 if error is None:
@@ -262,6 +268,11 @@ class LeanTransport:
                     }
                 if followed or not await self._elsewhere(route, answer.status, error):
                     raise error
+        except StoreError:
+            raise
+        except Exception as error:
+            # As ``translated`` does, which costs a small request more than its signature.
+            raise translate(error, self._bucket.target(operation, key)) from error
         raise AssertionError("the second attempt returns or raises")
 
     async def _head_of(
@@ -412,7 +423,8 @@ def _nothing() -> None:
 def _metadata_headers(operation: str, key: str, metadata: Mapping[str, str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in metadata.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        # What is ASCII and printable is from a space to a tilde.
+        if not (_is_header_name(name) and value.isascii() and value.isprintable()):
             reason = f"not a valid request: the metadata {name!r} cannot stand in a header"
             raise ObjectRefusedError(operation, key, reason, code="ParamValidation")
         headers["x-amz-meta-" + name.lower()] = value

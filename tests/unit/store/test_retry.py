@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from asyncbackup.errors import ObjectMissingError, StoreError
 from asyncbackup.store.body import PIECE_BYTES
 from asyncbackup.store.retry import RetryPolicy, TransientError
-from asyncbackup.store.s3_requests import SLOWEST_BYTES_PER_SECOND, Deadline, S3Requests
+from asyncbackup.store.s3_requests import SLOWEST_BYTES_PER_SECOND, S3Requests
 from asyncbackup.store.slots import RequestSlots
 from tests.unit.store.virtual_time import VirtualClock
+
+if TYPE_CHECKING:
+    from asyncbackup.store.deadline import Deadline
 
 
 def failure(*, retry_after: float = 0.0, unreachable: bool = False) -> TransientError:
