@@ -18,6 +18,10 @@ _TRAILER_LIMIT = 8 * 1024
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?", re.ASCII)
 _HEADER_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)", re.ASCII)
+_ANY_HEADER = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*"
+_HEADER_LINES = re.compile(rf"(?:{_ANY_HEADER}(?:\r\n{_ANY_HEADER})*)?", re.ASCII)
+"""Any number of header lines: one look at all of them instead of one at each."""
+_ONCE = frozenset({"content-length", "transfer-encoding", "content-range"})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _BODILESS = frozenset({204, 304})
@@ -105,7 +109,7 @@ class AnswerParser:
 
     def _head(self, head: bytes) -> None:
         try:
-            first, *lines = head.decode("utf-8").split("\r\n")
+            first, _, rest = head.decode("utf-8").partition("\r\n")
         except UnicodeDecodeError as error:
             raise MalformedAnswerError("its headers are not UTF-8") from error
         status_line = _STATUS_LINE.fullmatch(first)
@@ -113,14 +117,15 @@ class AnswerParser:
             raise MalformedAnswerError(f"it begins with {first[:60]!r}")
         status = int(status_line[2])
         headers: dict[str, str] = {}
-        for line in lines:
-            header = _HEADER_LINE.fullmatch(line)
-            if header is None:
-                raise MalformedAnswerError(f"{line[:60]!r} is no header")
-            name = header[1].lower()
-            if name in headers and name in ("content-length", "transfer-encoding", "content-range"):
+        if not _HEADER_LINES.fullmatch(rest):
+            bad = next(line for line in rest.split("\r\n") if not _HEADER_LINE.fullmatch(line))
+            raise MalformedAnswerError(f"{bad[:60]!r} is no header")
+        for line in rest.split("\r\n") if rest else ():
+            name, _, value = line.partition(":")
+            name = name.lower()
+            if name in headers and name in _ONCE:
                 raise MalformedAnswerError(f"it has two {name} headers")
-            headers[name] = header[2].rstrip(" \t")
+            headers[name] = value.strip(" \t")
         if status < 200:
             self._interim(status, len(head) + 4)
             return
