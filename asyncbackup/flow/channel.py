@@ -100,6 +100,7 @@ class _State(Generic[T]):
         "receivers",
         "senders",
         "statistics",
+        "wanted",
     )
 
     def __init__(self, statistics: ChannelStatistics) -> None:
@@ -112,6 +113,8 @@ class _State(Generic[T]):
         """Receivers that wait for an item."""
         self.blocked = 0
         """Senders that wait for room."""
+        self.wanted = 1
+        """Items for which a receiver that waits is woken."""
         self.statistics = statistics
 
     def full(self) -> bool:
@@ -221,7 +224,8 @@ class Sender(_End[T]):
         state.buffer.append(item)
         state.statistics.items += 1
         state.statistics.filled.start()
-        _wake_one(state.getters)
+        if len(state.buffer) >= state.wanted:
+            _wake_one(state.getters)
 
     async def send_all(self, items: Iterable[T]) -> None:
         """Put several items in, one after another, as room comes free."""
@@ -264,26 +268,57 @@ class Receiver(_End[T]):
         Cancelling it takes nothing out.
         """
         state = self._state
+        if not state.buffer or self._closed:
+            await self._wait_for_item()
+        return state.take()
+
+    async def _wait_for_item(self) -> None:
+        state = self._state
         if self._closed:
             raise RuntimeError(f"receiving on a closed receiver of channel {state.statistics.name}")
-        if not state.buffer:
-            began = monotonic()
-            state.note_idle(1)
-            try:
-                while not state.buffer:
-                    if not state.senders:
-                        raise EndOfChannel(state.statistics.name)
-                    await _wait_in(state.getters)
-            finally:
-                state.note_idle(-1)
-                state.statistics.receiver_wait_seconds += monotonic() - began
-        return state.take()
+        began = monotonic()
+        state.note_idle(1)
+        try:
+            while not state.buffer:
+                if not state.senders:
+                    raise EndOfChannel(state.statistics.name)
+                await _wait_in(state.getters)
+        finally:
+            state.note_idle(-1)
+            state.statistics.receiver_wait_seconds += monotonic() - began
 
     async def receive_some(self, limit: int) -> list[T]:
         """Wait for an item, then take it and those there are, at most ``limit``. Raises ``EndOfChannel``."""
         items = [await self.receive()]
         state = self._state
         while state.buffer and len(items) < limit:
+            items.append(state.take())
+        return items
+
+    async def receive_batch(self, *, at_least: int, within_seconds: float) -> list[T]:
+        """Wait for an item, then up to ``within_seconds`` until there are ``at_least``, and take all.
+
+        Fewer come at the end of the channel, and where it holds no more. For channels with one receiver.
+        Raises ``EndOfChannel``; cancelling it takes nothing out.
+        """
+        state = self._state
+        if not state.buffer or self._closed:
+            await self._wait_for_item()
+        wanted = min(at_least, state.statistics.capacity)
+        if len(state.buffer) < wanted and state.senders:
+            state.wanted = wanted
+            state.note_idle(1)
+            try:
+                async with asyncio.timeout(within_seconds):
+                    while len(state.buffer) < wanted and state.senders:
+                        await _wait_in(state.getters)
+            except TimeoutError:
+                pass
+            finally:
+                state.wanted = 1
+                state.note_idle(-1)
+        items: list[T] = []
+        while state.buffer:
             items.append(state.take())
         return items
 

@@ -1,7 +1,8 @@
 """The recorder: outcomes in, catalog rows and figures out. The only stage that writes entries.
 
-Rows are saved as they come: what arrives while one transaction is written makes
-the next, so a killed run loses the receipts of one transaction at most.
+What arrives while one transaction is written makes the next, and where that is little, what comes
+within a moment too: so a killed run loses the receipts of one transaction and of a full channel at
+most, and a fast endpoint does not make a transaction of every few receipts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from asyncbackup.pipeline.results import Buried, Outcome, PackStored, Revived, U
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-BATCH_OUTCOMES = 2000
+BATCH_OUTCOMES = 64
+"""A transaction is begun for so many, or after ``GATHER_SECONDS`` for fewer."""
+GATHER_SECONDS = 0.01
 CONTENTS_AT_ONCE = 16_384
 """Contents are noted so many at a time, in the order of their digests: each page of their table is then
 written a fraction as often. Until then they are found among the recent ones (``Holdings``)."""
@@ -65,7 +68,9 @@ class Recorder:
         with outcomes:
             while True:
                 try:
-                    batch = await outcomes.receive_some(BATCH_OUTCOMES)
+                    batch = await outcomes.receive_batch(
+                        at_least=BATCH_OUTCOMES, within_seconds=GATHER_SECONDS
+                    )
                 except EndOfChannel:
                     await self._note_contents()
                     return

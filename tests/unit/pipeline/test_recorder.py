@@ -20,14 +20,16 @@ from tests.unit.flow.turns import settle
 
 
 class Sink:
-    """Notes the calls. ``hold`` makes saving wait."""
+    """Notes the calls. ``hold`` makes saving wait; ``saved`` is set by it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
         self.hold: asyncio.Event | None = None
+        self.saved = asyncio.Event()
 
     async def save(self, entries: Iterable[tuple[Entry, Pending]]) -> None:
         self.calls.append(("save", len(list(entries))))
+        self.saved.set()
         if self.hold is not None:
             await self.hold.wait()
 
@@ -92,20 +94,40 @@ async def test_what_arrives_while_one_transaction_is_written_makes_the_next() ->
     sink.hold = asyncio.Event()
     sender, receiver = channel()
     task = asyncio.create_task(Recorder(sink, RunCounters()).run(receiver))
-    await sender.send(receipt(b"0"))
+    first = recorder_module.BATCH_OUTCOMES
+    await sender.send_all(receipt(b"%d" % number) for number in range(first))
     await settle()
-    await sender.send_all(receipt(b"%d" % number) for number in range(1, 50))
+    await sender.send_all(receipt(b"%d" % number) for number in range(first, first + 30))
     sink.hold.set()
     sender.close()
     await task
-    assert sink.calls == [("save", 1), ("save", 49)]
+    assert sink.calls == [("save", first), ("save", 30)]
 
 
-async def test_no_transaction_is_larger_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "BATCH_OUTCOMES", 10)
+async def test_a_few_receipts_wait_a_moment_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "GATHER_SECONDS", 3600.0)
     sink = Sink()
-    await record(Recorder(sink, RunCounters()), *(receipt(b"%d" % number) for number in range(25)))
-    assert sink.calls == [("save", 10), ("save", 10), ("save", 5)]
+    sender, receiver = channel()
+    task = asyncio.create_task(Recorder(sink, RunCounters()).run(receiver))
+    for number in range(10):
+        await sender.send(receipt(b"%d" % number))
+        await settle()
+    assert sink.calls == []
+    sender.close()
+    await task
+    assert sink.calls == [("save", 10)]
+
+
+async def test_a_few_receipts_do_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "GATHER_SECONDS", 0.001)
+    sink = Sink()
+    sender, receiver = channel()
+    task = asyncio.create_task(Recorder(sink, RunCounters()).run(receiver))
+    await sender.send(receipt(b"0"))
+    await sink.saved.wait()
+    sender.close()
+    await task
+    assert sink.calls == [("save", 1)]
 
 
 async def test_without_outcomes_nothing_is_written() -> None:
