@@ -2,15 +2,15 @@
 
 Makes trees, starts the benchmarks' own S3 server (or takes ``--endpoint``),
 lets the tools save, look again and restore alternately, and compares every
-restored tree with its source. Results go to ``bench-work/results.json`` and
-standard output; with ``--publish`` also into ``docs/benchmarks.md``.
+restored tree with its source: for each setting of ``benchmarks/settings.py`` in
+turn, or those that the command line leaves. Results go to
+``bench-work/results.json`` and standard output; with ``--publish`` also into
+``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -21,17 +21,19 @@ import msgspec
 
 from benchmarks.install import install
 from benchmarks.launch import ROOT, local_server
-from benchmarks.report import markdown, put_between_marks
+from benchmarks.machine import described
+from benchmarks.page import PEERS, put_between
+from benchmarks.report import markdown
 from benchmarks.results import Results, TreeFacts
+from benchmarks.settings import TREES, Setting, fitting, narrowed, with_all
 from benchmarks.suite import Endpoint, Suite, versions
 from benchmarks.tools import PEERS_VENV, Tool, all_tools
 from benchmarks.trees import Tree, large_tree, real_tree, small_tree
 from benchmarks.versions import checked_out, comparison
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence, Set
 
-TREES = ("small", "large", "real")
 DOCS = ROOT / "docs"
 OURS = "The benchmarks' own server, on the same machine"
 _SERVER_SECONDS = 4 * 3600
@@ -42,16 +44,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("what", nargs="*", default=["peers"], help="peers (the default), or: compare OLD NEW")
     add("--only", action="append", metavar="NAME", help="only these tools; may be given several times")
-    add("--trees", default=",".join(TREES), help="which of small, large, real; with commas")
+    add("--trees", help="which of small, real, large, with commas; by default those that have targets")
     add("--runs", type=int, default=3, help="counted runs of each tool")
     add("--no-warm-up", action="store_true", help="count the first run too")
-    add("--files", type=int, default=20_000, help="of the small tree")
+    add("--files", type=int, default=30_000, help="of the small tree")
     add("--large-files", type=int, default=4)
     add("--large-mib", type=int, default=256, help="of each file of the large tree")
     add("--real", type=Path, default=Path("/usr/share"), help="what the real tree is a copy of")
-    add("--real-files", type=int, default=20_000, help="how many of its files")
-    add("--concurrency", type=int, default=32, help="requests at once, of every tool that can be told")
-    add("--latency-ms", type=float, default=0.0, help="the server waits so long with each answer")
+    add("--real-files", type=int, default=18_900, help="how many of its files")
+    add("--concurrency", type=int, help="requests at once, of every tool that can be told; one setting's")
+    add("--latency-ms", type=float, help="the server waits so long with each answer; of some settings")
     add("--jitter-ms", type=float, default=0.0)
     add("--bandwidth-mbit", type=float, default=0.0, help="of each connection")
     add("--endpoint", help="another endpoint; its requests are not counted, its buckets are removed again")
@@ -63,80 +65,117 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         arguments.what[0] == "compare"
     ):
         parser.error("say nothing, or peers, or: compare OLD NEW")
-    arguments.trees = arguments.trees.split(",")
-    if unknown := set(arguments.trees) - set(TREES):
+    arguments.trees = arguments.trees.split(",") if arguments.trees else None
+    if unknown := set(arguments.trees or ()) - set(TREES):
         parser.error(f"no such tree: {', '.join(sorted(unknown))}; there are {', '.join(TREES)}")
     return arguments
 
 
-def _trees(arguments: argparse.Namespace) -> Iterator[Tree]:
-    for name in arguments.trees:
-        place = arguments.work / "trees" / name
-        if name == "small":
-            yield small_tree(place, files=arguments.files)
-        elif name == "large":
-            yield large_tree(place, files=arguments.large_files, mib=arguments.large_mib)
-        else:
-            yield real_tree(place, source=arguments.real, files=arguments.real_files)
+def settings(arguments: argparse.Namespace, tools: Sequence[Tool]) -> list[Setting]:
+    """Those of the targets that fit; where none does, or the endpoint or the tools are others, one of all."""
+    compares = arguments.what[0] == "compare"
+    found = fitting(arguments.latency_ms, arguments.concurrency)
+    if not found or arguments.endpoint or compares:
+        names = [tool.name for tool in tools]
+        found = [with_all(names, arguments.latency_ms, arguments.concurrency)]
+    only = None if compares else arguments.only
+    return [narrowed(setting, arguments.trees, only) for setting in found]
+
+
+def _tree(arguments: argparse.Namespace, name: str) -> Tree:
+    place = arguments.work / "trees" / name
+    if name == "small":
+        return small_tree(place, files=arguments.files)
+    if name == "large":
+        return large_tree(place, files=arguments.large_files, mib=arguments.large_mib)
+    return real_tree(place, source=arguments.real, files=arguments.real_files)
 
 
 @contextmanager
-def _endpoint(arguments: argparse.Namespace) -> Iterator[Endpoint]:
+def _endpoint(arguments: argparse.Namespace, setting: Setting) -> Iterator[Endpoint]:
     if arguments.endpoint:
         yield Endpoint(arguments.endpoint, None)
         return
-    options = ["--max-seconds", str(_SERVER_SECONDS)]
-    for name in ("latency_ms", "jitter_ms", "bandwidth_mbit"):
-        options += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    options = [
+        f"--max-seconds={_SERVER_SECONDS}",
+        f"--latency-ms={setting.latency_ms}",
+        f"--jitter-ms={arguments.jitter_ms}",
+        f"--bandwidth-mbit={arguments.bandwidth_mbit}",
+    ]
     with local_server(options) as server:
         yield Endpoint(server.url, server)
 
 
-def _measure(arguments: argparse.Namespace, tools: Sequence[Tool], left_out: Sequence[str]) -> Results:
-    """Everything, tree by tree; what there is so far is on disk after each tool, should it be interrupted."""
-    told, trees = versions(tools), list(_trees(arguments))
-    facts = [TreeFacts(tree.name, tree.files, tree.bytes) for tree in trees]
-    with _endpoint(arguments) as endpoint:
-        suite = Suite(endpoint, tools, arguments.work, concurrency=arguments.concurrency)
+def _measure(arguments: argparse.Namespace, tools: Sequence[Tool], left_out: Sequence[str]) -> list[Results]:
+    """All settings in turn; what there is so far is on disk after each tool, should it be interrupted."""
+    done: list[Results] = []
+    warmed: set[str] = set()
+
+    def note(results: Results) -> None:
+        encoded = msgspec.json.format(msgspec.json.encode([*done, results]), indent=1)
+        (arguments.work / "results.json").write_bytes(encoded)
+
+    for setting in settings(arguments, tools):
+        # A tree is warmed up once, whatever settings it is measured in.
+        cold = set() if arguments.no_warm_up else setting.tools.keys() - warmed
+        done.append(_measure_setting(arguments, setting, tools, left_out, cold, note))
+        warmed |= cold
+    return done
+
+
+def _measure_setting(
+    arguments: argparse.Namespace,
+    setting: Setting,
+    tools: Sequence[Tool],
+    left_out: Sequence[str],
+    cold: Set[str],
+    note: Callable[[Results], None],
+) -> Results:
+    """Tree by tree; ``note`` is told what there is after each tool, and warm-ups are for ``cold`` trees."""
+    trees = {name: _tree(arguments, name) for name in setting.tools}
+    used = [
+        tool._replace(trees=tool.trees & {tree for tree in trees if tool.name in setting.tools[tree]})
+        for tool in tools
+    ]
+    used = [tool for tool in used if tool.trees]
+    told = versions(used)
+    with _endpoint(arguments, setting) as endpoint:
+        suite = Suite(endpoint, used, arguments.work, concurrency=setting.concurrency)
 
         def results() -> Results:
             return Results(
-                machine=f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
-                f"CPython {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end",
+                machine=described(),
                 endpoint=OURS if endpoint.server else "Another endpoint",
-                latency_ms=arguments.latency_ms,
-                concurrency=arguments.concurrency,
+                latency_ms=setting.latency_ms,
+                concurrency=setting.concurrency,
                 runs=arguments.runs,
-                warm_up=not arguments.no_warm_up,
+                warm_up=bool(cold),
                 versions=told,
-                trees=facts,
+                trees=[TreeFacts(tree.name, tree.files, tree.bytes) for tree in trees.values()],
                 samples=suite.samples,
                 left_out=[*left_out, *suite.left_out],
             )
 
-        for tree in trees:
-            for _ in suite.measure(tree, runs=arguments.runs, warm_up=not arguments.no_warm_up):
-                encoded = msgspec.json.format(msgspec.json.encode(results()), indent=1)
-                (arguments.work / "results.json").write_bytes(encoded)
+        for name, tree in trees.items():
+            for _ in suite.measure(tree, runs=arguments.runs, warm_up=name in cold):
+                note(results())
         return results()
 
 
-def _publish(work: Path, results: Results) -> None:
+def _publish(work: Path, measured: Sequence[Results]) -> None:
     folder = DOCS / "benchmarks"
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
     (folder / "results.json").write_bytes((work / "results.json").read_bytes())
-    plots: list[str] = []
     python = PEERS_VENV / "bin" / "python"
     if python.exists():
-        command = [
-            str(python),
-            str(ROOT / "benchmarks" / "plots.py"),
-            str(work / "results.json"),
-            str(folder),
-        ]
+        program = str(ROOT / "benchmarks" / "plots.py")
+        command = [str(python), program, str(work / "results.json"), str(folder)]
         subprocess.run(command, check=True)  # noqa: S603 - our own command line
-        plots = [f"benchmarks/{tree.name}.svg" for tree in results.trees]
-    put_between_marks(DOCS / "benchmarks.md", markdown(results, plots=plots))
+    put_between(
+        PEERS, DOCS / "benchmarks.md", markdown(measured, plots=folder.name if python.exists() else "")
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -146,19 +185,17 @@ def main(words: Sequence[str] | None = None) -> int:
     left_out = install() if arguments.install else []
     if arguments.what[0] == "compare":
         with checked_out(arguments.what[1], arguments.what[2], arguments.work) as tools:
-            results = _measure(arguments, tools, left_out)
+            (results,) = _measure(arguments, tools, left_out)
         print(comparison(results))
         return 1 if results.left_out else 0
     tools = all_tools()
-    if arguments.only:
-        if unknown := set(arguments.only) - {tool.name for tool in tools}:
-            print(f"no such tool: {', '.join(sorted(unknown))}", file=sys.stderr)
-            return 2
-        tools = [tool for tool in tools if tool.name in arguments.only]
-    results = _measure(arguments, tools, left_out)
-    print(markdown(results))
+    if unknown := set(arguments.only or ()) - {tool.name for tool in tools}:
+        print(f"no such tool: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    measured = _measure(arguments, tools, left_out)
+    print(markdown(measured))
     if arguments.publish:
-        _publish(arguments.work, results)
+        _publish(arguments.work, measured)
     return 0
 
 

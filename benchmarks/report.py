@@ -3,51 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.targets import PEAK_MB, peaks, ratios
+from benchmarks.page import reached
+from benchmarks.targets import PEAK_MB, Ratio, Spread, peaks, ratios
 
 if TYPE_CHECKING:
     from benchmarks.results import Results, Sample
 
-BEGIN = "<!-- peers: begin (written by python -m benchmarks --publish) -->"
-END = "<!-- peers: end -->"
 _WORKS = {"first": "First run", "unchanged": "Unchanged", "restored": "Restored"}
 
 
-def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
-    """The whole report: the machine, the targets, a table for each tree and work."""
-    return "\n".join(_lines(results, plots)) + "\n"
+def markdown(measured: Sequence[Results], *, plots: str = "") -> str:
+    """The whole report: the targets, then for each setting the machine and a table for each tree and work.
+
+    ``plots`` is the folder of the plots as the page names it; empty where there are none.
+    """
+    return "\n".join(_lines(measured, plots)) + "\n"
 
 
-def put_between_marks(page: Path, text: str) -> None:
-    """Replace what stands between the marks; they are added at the end of a page that has none."""
-    whole = page.read_text()
-    if BEGIN not in whole:
-        whole = f"{whole.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = whole.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+def _lines(measured: Sequence[Results], plots: str) -> Iterator[str]:
+    versions = {name: version for results in measured for name, version in results.versions.items()}
+    yield "; ".join(f"{name}: {version}" for name, version in versions.items()) + "."
+    yield ""
+    yield from _targets(measured)
+    for results in measured:
+        yield from _setting(results, plots)
 
 
-def _lines(results: Results, plots: Sequence[str]) -> Iterator[str]:
-    latency = f", {results.latency_ms:g} ms an answer" if results.latency_ms else ""
+def _targets(measured: Sequence[Results]) -> Iterator[str]:
+    found = [(results.title, ratio) for results in measured for ratio in ratios(results)]
+    if not found:
+        return
+    yield "Seconds of asyncbackup over those of a peer in the same run: median (least to most)."
+    yield ""
+    yield "| work | asyncbackup / peer | at most | wall | | CPU | |"
+    yield "|---|---|---|---|---|---|---|"
+    for title, ratio in found:
+        target = ratio.target
+        yield (
+            f"| {title}: {target.tree}, {target.work} | {_sides(ratio)} | {target.most:g} "
+            f"| {_ratio(ratio.wall)} | {reached(ratio.wall_reached)} "
+            f"| {_ratio(ratio.cpu)} | {reached(ratio.cpu_reached)} |"
+        )
+    yield ""
+    yield "| peak memory, of all that is below | at most | MB | |"
+    yield "|---|---|---|---|"
+    for tool, peak in peaks(measured).items():
+        yield f"| {tool} | {PEAK_MB} | {peak:.0f} | {reached(peak <= PEAK_MB)} |"
+    yield ""
+
+
+def _sides(ratio: Ratio) -> str:
+    """Both tools; two peers where another one took the least CPU than was the fastest."""
+    wall, cpu = ratio.wall.peer, ratio.cpu.peer
+    peer = wall if wall == cpu else f"{wall} (CPU: {cpu})"
+    return f"{ratio.target.tool.removeprefix('asyncbackup ')} / {peer}"
+
+
+def _ratio(spread: Spread) -> str:
+    return f"**{spread.middle:.2f}** ({spread.least:.2f} to {spread.most:.2f})"
+
+
+def _setting(results: Results, plots: str) -> Iterator[str]:
+    yield f"### {results.title}"
+    yield ""
     warm_up = ", one warm-up not counted" if results.warm_up else ""
     yield (
-        f"{results.machine}. {results.endpoint}{latency}; {results.concurrency} requests at once; "
+        f"{results.machine}. {results.endpoint}; "
         f"median of {results.runs} runs, the tools alternating{warm_up}. "
         "Every tree was restored and compared byte for byte; what did not come back whole is not here."
     )
     yield ""
-    yield "; ".join(f"{name}: {version}" for name, version in results.versions.items()) + "."
-    yield ""
-    yield from _targets(results)
     for tree in results.trees:
-        yield f"### {tree.name}: {tree.files:,} files, {tree.bytes / 1e6:,.1f} MB"
+        yield f"#### {tree.name}: {tree.files:,} files, {tree.bytes / 1e6:,.1f} MB"
         yield ""
-        yield from (f"![{tree.name}]({plot})\n" for plot in plots if f"{tree.name}.svg" in plot)
+        if plots:
+            yield f"![{results.title}: {tree.name}]({plots}/{results.plot(tree.name)})"
+            yield ""
         for work, title in _WORKS.items():
             yield from _table(results, tree.name, work, title)
     if results.left_out:
@@ -55,24 +89,6 @@ def _lines(results: Results, plots: Sequence[str]) -> Iterator[str]:
         yield ""
         yield from (f"- {' '.join(reason.split())[:300]}" for reason in results.left_out)
         yield ""
-
-
-def _targets(results: Results) -> Iterator[str]:
-    found = ratios(results)
-    if not found:
-        return
-    yield "| asyncbackup / a peer | wall: median (min to max) | CPU | target | reached |"
-    yield "|---|---|---|---|---|"
-    for ratio in found:
-        target = ratio.target
-        yield (
-            f"| {target.tree}, {target.work}: {target.tool} / {ratio.peer} | **{ratio.middle:.2f}** "
-            f"({ratio.least:.2f} to {ratio.most:.2f}) | {ratio.cpu:.2f} | ≤ {target.most:g} "
-            f"| {_truth(ratio.reached)} |"
-        )
-    for tool, peak in peaks(results).items():
-        yield f"| peak memory of {tool} | {peak:.0f} MB | | ≤ {PEAK_MB} MB | {_truth(peak <= PEAK_MB)} |"
-    yield ""
 
 
 def _table(results: Results, tree: str, work: str, title: str) -> Iterator[str]:
@@ -110,7 +126,3 @@ def _table(results: Results, tree: str, work: str, title: str) -> Iterator[str]:
 
 def _middle(samples: Sequence[Sample], figure: Callable[[Sample], float]) -> float:
     return median(figure(sample) for sample in samples)
-
-
-def _truth(reached: bool) -> str:
-    return "yes" if reached else "no"

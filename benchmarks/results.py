@@ -40,7 +40,10 @@ class TreeFacts(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """All of one run of the benchmark. Only what was restored whole and compared is in ``samples``."""
+    """All of one latency and concurrency. Only what was restored whole and compared is in ``samples``.
+
+    ``results.json`` is a list of these.
+    """
 
     machine: str
     endpoint: str
@@ -53,6 +56,15 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     samples: list[Sample]
     left_out: list[str]
     """What was not measured, or not counted since it did not come back whole, and why."""
+
+    @property
+    def title(self) -> str:
+        latency = f"{self.latency_ms:g} ms a request" if self.latency_ms else "No latency"
+        return f"{latency}, {self.concurrency} at once"
+
+    def plot(self, tree: str) -> str:
+        """The file name of a tree's plot."""
+        return f"{self.latency_ms:g}ms-{self.concurrency}-{tree}.svg"
 
     def of(self, tool: str, tree: str, work: str) -> list[Sample]:
         return [s for s in self.samples if (s.tool, s.tree, s.work) == (tool, tree, work)]

@@ -16,7 +16,7 @@ from benchmarks.launch import ROOT, LocalServer
 from benchmarks.measure import CommandFailedError, Cost, run
 from benchmarks.results import Sample
 from benchmarks.tools import ACCESS_KEY, REGION, SECRET_KEY, Place, Plan, Tool
-from benchmarks.trees import Tree, differences
+from benchmarks.trees import Tree, differences, extent
 
 WARM_UP = 0
 """The number of the run that is not counted: it fills the page cache and compiles what is compiled once."""
@@ -31,22 +31,19 @@ class Endpoint(NamedTuple):
 
 
 class Suite:
-    """Runs everything. ``samples`` and ``left_out`` grow as it goes."""
+    """Runs everything. ``samples`` and ``left_out`` grow as it goes.
+
+    ``endpoint`` is ``None`` where all of ``tools`` save to folders.
+    """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        tools: Sequence[Tool],
-        work: Path,
-        *,
-        concurrency: int,
-        keep_buckets: bool = False,
+        self, endpoint: Endpoint | None, tools: Sequence[Tool], work: Path, *, concurrency: int
     ) -> None:
         self._endpoint = endpoint
+        self._server = endpoint.server if endpoint is not None else None
         self._tools = [tool for tool in tools if tool.program]
         self._work = work
         self._concurrency = concurrency
-        self._keep_buckets = keep_buckets
         self._buckets = 0
         self.samples: list[Sample] = []
         self.left_out = [f"{tool.name}: not installed" for tool in tools if not tool.program]
@@ -77,7 +74,7 @@ class Suite:
         place = Place(
             work=self._work / "tool",
             tree=tree.path,
-            endpoint=self._endpoint.url,
+            endpoint=self._endpoint.url if self._endpoint is not None else "",
             bucket=bucket,
             target=self._work / "restored",
             concurrency=self._concurrency,
@@ -102,8 +99,8 @@ class Suite:
                 if work == RESTORED and plan.restore_in is not None:
                     folder = plan.restore_in
                     folder.mkdir()
-                if self._endpoint.server is not None:
-                    self._endpoint.server.reset()
+                if self._server is not None:
+                    self._server.reset()
                 cost = run(command, environment=environment, folder=folder, log=log)
                 samples.append(self._sample(tool, tree, work, number, cost, plan, bucket))
             if found := differences(tree, plan.restored_at):
@@ -126,10 +123,10 @@ class Suite:
         )
         fields: dict[str, object] = {}
         if plan.folder is not None:
-            files = [path for path in plan.folder.rglob("*") if path.is_file()]
-            fields = {"stored_bytes": sum(path.stat().st_size for path in files), "objects": len(files)}
-        elif self._endpoint.server is not None:
-            traffic = self._endpoint.server.traffic()
+            objects, stored = extent(plan.folder)
+            fields = {"stored_bytes": stored, "objects": objects}
+        elif self._server is not None:
+            traffic = self._server.traffic()
             objects, stored = traffic.stored(bucket)
             fields = {
                 "requests": traffic.requests,
@@ -142,20 +139,16 @@ class Suite:
         return _with(sample, fields)
 
     def _create(self, bucket: str) -> None:
-        if self._endpoint.server is not None:
-            self._endpoint.server.create(bucket)
-        else:
-            self._by_hand(bucket, "create")
+        if self._server is not None:
+            self._server.create(bucket)
+        elif self._endpoint is not None:
+            _by_hand(self._endpoint, bucket, "create")
 
     def _remove(self, bucket: str) -> None:
-        if self._endpoint.server is not None:
-            self._endpoint.server.drop(bucket)
-        elif not self._keep_buckets:
-            self._by_hand(bucket, "remove")
-
-    def _by_hand(self, bucket: str, work: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.naive", self._endpoint.url, bucket, work]
-        subprocess.run(command, env={**_environment(), "PYTHONPATH": str(ROOT)}, check=True)  # noqa: S603
+        if self._server is not None:
+            self._server.drop(bucket)
+        elif self._endpoint is not None:
+            _by_hand(self._endpoint, bucket, "remove")
 
 
 def versions(tools: Sequence[Tool]) -> dict[str, str]:
@@ -172,6 +165,11 @@ def versions(tools: Sequence[Tool]) -> dict[str, str]:
             )
             told[tool.name] = done.stdout.strip().splitlines()[0]
     return told
+
+
+def _by_hand(endpoint: Endpoint, bucket: str, work: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.naive", endpoint.url, bucket, work]
+    subprocess.run(command, env={**_environment(), "PYTHONPATH": str(ROOT)}, check=True)  # noqa: S603
 
 
 def _with(sample: Sample, fields: Mapping[str, object]) -> Sample:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.launch import ROOT
-from benchmarks.targets import MIRROR, PACKED
+from benchmarks.targets import ENCRYPTED, MIRROR, PACKED
 
 ACCESS_KEY = "benchmarkbenchmark"
 SECRET_KEY = "benchmark-benchmark-benchmark"  # noqa: S105 - of a server that looks at none
@@ -58,8 +58,9 @@ class Tool(NamedTuple):
 def all_tools() -> list[Tool]:
     """Every tool, asyncbackup's layouts first."""
     return [
-        asyncbackup(MIRROR, ROOT, packed=False),
-        asyncbackup(PACKED, ROOT, packed=True),
+        asyncbackup(MIRROR, ROOT),
+        asyncbackup(ENCRYPTED, ROOT, encrypted=True),
+        asyncbackup(PACKED, ROOT, packed=True, encrypted=True),
         Tool("s5cmd", _of_venv("s5cmd"), _s5cmd, ("version",)),
         Tool("rclone", _of_venv("rclone"), _rclone, ("version",)),
         Tool("aws", _of_venv("aws"), _aws, ("--version",)),
@@ -71,23 +72,32 @@ def all_tools() -> list[Tool]:
     ]
 
 
-def asyncbackup(name: str, source: Path, *, packed: bool) -> Tool:
-    """asyncbackup as the tree ``source`` has it: a plain mirror, or packed, compressed and encrypted."""
+def asyncbackup(
+    name: str, source: Path, *, packed: bool = False, encrypted: bool = False, to_folder: bool = False
+) -> Tool:
+    """asyncbackup as the tree ``source`` has it, a mirror or packed; packs are compressed, a mirror is not.
+
+    ``to_folder`` saves to a folder beside the tool's configuration instead of the endpoint's bucket.
+    """
 
     def plan(tool: Tool, place: Place) -> Plan:
         secret, config = place.work / "passphrase", place.work / "asyncbackup.toml"
         secret.touch(mode=0o600)
         secret.write_text(PASSPHRASE)
-        lines = [
-            f'state_dir = "{place.work}/state"',
-            f"concurrency = {place.concurrency}",
-            f'[s3]\nendpoint_url = "{place.endpoint}"\nregion = "{REGION}"',
-            f'[sections.tree]\npath = "{place.tree}"\ndestination = "s3://{place.bucket}/backups"',
-        ]
-        if packed:
-            lines.append(
-                f'layout = "packed"\n[sections.tree.encryption]\nenabled = true\npassphrase_file = "{secret}"'
-            )
+        repository = place.work / "repository"
+        lines = [f'state_dir = "{place.work}/state"', f"concurrency = {place.concurrency}"]
+        if to_folder:
+            repository.mkdir()
+            destination = f"file://{repository}"
+        else:
+            destination = f"s3://{place.bucket}/backups"
+            lines.append(f'[s3]\nendpoint_url = "{place.endpoint}"\nregion = "{REGION}"')
+        layout = "packed" if packed else "mirror"
+        lines.append(
+            f'[sections.tree]\npath = "{place.tree}"\ndestination = "{destination}"\nlayout = "{layout}"'
+        )
+        if encrypted:
+            lines.append(f'[sections.tree.encryption]\nenabled = true\npassphrase_file = "{secret}"')
         config.write_text("\n".join(lines))
         command = [sys.executable, "-m", "asyncbackup", "-c", str(config), "--quiet"]
         return Plan(
@@ -97,6 +107,7 @@ def asyncbackup(name: str, source: Path, *, packed: bool) -> Tool:
             restored=[*command, "restore", "tree", "--target", str(place.target)],
             restored_at=place.target,
             environment={"PYTHONPATH": str(source)},
+            folder=repository if to_folder else None,
         )
 
     return Tool(name, sys.executable, plan, ("-m", "asyncbackup", "--version"))
@@ -107,9 +118,14 @@ def _s5cmd(tool: Tool, place: Place) -> Plan:
         tool.program, "--endpoint-url", place.endpoint, "--log", "error",
         "--numworkers", str(place.concurrency),
     ]  # fmt: skip
-    sync = [*command, "sync", f"{place.tree}/", f"s3://{place.bucket}/t/"]
-    back = [*command, "cp", f"s3://{place.bucket}/t/*", f"{place.target}/"]
-    return Plan(sync, sync, back, place.target)
+    tree, remote = f"{place.tree}/", f"s3://{place.bucket}/t/"
+    return Plan(
+        # As its documentation uploads a folder: sync would list and sort both sides first.
+        first=[*command, "cp", tree, remote],
+        unchanged=[*command, "sync", tree, remote],
+        restored=[*command, "cp", f"{remote}*", f"{place.target}/"],
+        restored_at=place.target,
+    )
 
 
 def _rclone(tool: Tool, place: Place) -> Plan:

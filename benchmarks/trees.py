@@ -7,6 +7,8 @@ import math
 import os
 import random
 import shutil
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ MEAN_BYTES = 9_500
 _SIGMA = 1.2
 _MOST_BYTES = 4 * 1024 * 1024
 _FILES_A_FOLDER = 100
+_TINY_BYTES = 500
+_TINY_WORDS = 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _LETTERS = bytes(
     b"etaoinshrdlucmfwypvbgkjqxz \n"[min(27, int(-7 * math.log((i + 0.5) / 256)))] for i in range(256)
@@ -55,6 +59,25 @@ def small_tree(place: Path, *, files: int) -> Tree:
     return _finished("small", place, recipe)
 
 
+def tiny_tree(place: Path, *, files: int) -> Tree:
+    """``files`` files of about 500 bytes, each of other words: so a million of them fit into memory."""
+    name = f"{files:,} files"
+    recipe = {"kind": "tiny", "files": files, "seed": SEED}
+    if (tree := _made_before(name, place, recipe)) is not None:
+        return tree
+    chosen = random.Random(SEED)  # noqa: S311 - the same tree everywhere
+    words = bytes(chosen.choices(b"etaoinshrdlu ", k=_TINY_WORDS))
+    (place / "tree").mkdir()
+    for number in range(files):
+        folder = place / "tree" / f"{number // 10_000:03}" / f"{number // _FILES_A_FOLDER:05}"
+        if number % _FILES_A_FOLDER == 0:
+            folder.mkdir(parents=True)
+        size = chosen.randrange(_TINY_BYTES * 2)
+        begin = chosen.randrange(len(words) - size)
+        (folder / f"{number}.txt").write_bytes(b"%d " % number + words[begin : begin + size])
+    return _finished(name, place, recipe)
+
+
 def large_tree(place: Path, *, files: int, mib: int) -> Tree:
     """``files`` files of ``mib`` MiB: every other one noise, the others shrink to about half."""
     recipe = {"kind": "large", "files": files, "mib": mib, "seed": SEED}
@@ -92,17 +115,38 @@ def real_tree(place: Path, *, source: Path, files: int) -> Tree:
 
 def differences(tree: Tree, restored: Path, *, most: int = 5) -> list[str]:
     """What is not as it was, byte for byte; at most so many lines. None: all came back."""
-    found: list[str] = []
-    wanted = set(_files(tree.path))
-    there = set(_files(restored))
-    found += [f"missing: {path}" for path in sorted(wanted - there)]
-    found += [f"not in the source: {path}" for path in sorted(there - wanted)]
-    for path in sorted(wanted & there):
-        if len(found) >= most:
-            break
-        if not _same(tree.path / path, restored / path):
-            found.append(f"other content: {path}")
-    return found[:most]
+    return list(islice(_differences(tree.path, restored), most))
+
+
+def extent(root: Path) -> tuple[int, int]:
+    """How many files lie below a folder, and their bytes."""
+    files = size = 0
+    for folder, _, names in os.walk(root):
+        files += len(names)
+        size += sum(os.lstat(os.path.join(folder, name)).st_size for name in names)
+    return files, size
+
+
+def _differences(root: Path, restored: Path) -> Iterator[str]:
+    """Folder by folder: lists of whole trees would count in the memory of whatever is started afterwards."""
+    for folder, _, names in os.walk(root):
+        place = Path(folder).relative_to(root)
+        wanted, there = set(names), _names(restored / place)
+        yield from (f"missing: {place / name}" for name in sorted(wanted - there))
+        yield from (f"not in the source: {place / name}" for name in sorted(there - wanted))
+        for name in sorted(wanted & there):
+            if not _same(Path(folder, name), restored / place / name):
+                yield f"other content: {place / name}"
+    for folder, _, names in os.walk(restored):
+        place = Path(folder).relative_to(restored)
+        if not (root / place).is_dir():
+            yield from (f"not in the source: {place / name}" for name in sorted(names))
+
+
+def _names(folder: Path) -> set[str]:
+    """Of what is in a folder and no folder itself; none where there is no such folder."""
+    _, _, names = next(os.walk(folder), ("", [], []))
+    return set(names)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -111,14 +155,6 @@ def _same(one: Path, other: Path) -> bool:
             if second.read(_READ_BYTES) != piece:
                 return False
         return not second.read(1)
-
-
-def _files(root: Path) -> list[str]:
-    return [
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root)
-        for name in names
-    ]
 
 
 def _made_before(name: str, place: Path, recipe: dict[str, object]) -> Tree | None:
@@ -141,5 +177,4 @@ def _finished(name: str, place: Path, recipe: dict[str, object]) -> Tree:
 
 def _measured(name: str, place: Path) -> Tree:
     root = place / "tree"
-    files = _files(root)
-    return Tree(name, root, len(files), sum((root / path).stat().st_size for path in files))
+    return Tree(name, root, *extent(root))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OLD, NEW = "old", "new"
 LAYOUTS = {"mirror": False, "packed": True}
+"""Whether each is packed, and so encrypted."""
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def checked_out(old: str, new: str, work: Path) -> Iterator[list[Tool]]:
         for commit, place in places.values():
             _git("worktree", "add", "--force", "--detach", str(place), commit)
         yield [
-            asyncbackup(f"{side} {layout}", place, packed=packed)
+            asyncbackup(f"{side} {layout}", place, packed=packed, encrypted=packed)
             for layout, packed in LAYOUTS.items()
             for side, (_, place) in places.items()
         ]

@@ -10,13 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.launch import LocalServer, local_server
+from benchmarks import __main__ as command
+from benchmarks.launch import ROOT, LocalServer, local_server
 from benchmarks.measure import CommandFailedError, run
-from benchmarks.report import BEGIN, END, markdown, put_between_marks
+from benchmarks.page import PEERS, put_between
+from benchmarks.report import markdown
 from benchmarks.results import Results, Sample, TreeFacts
+from benchmarks.settings import SETTINGS, TREES, fitting, narrowed, with_all
 from benchmarks.suite import Endpoint, Suite
-from benchmarks.targets import DISTANT_TARGETS, MIRROR, PACKED, TARGETS, peaks, ratios
-from benchmarks.tools import Place, Plan, Tool, all_tools
+from benchmarks.targets import BEST_OF_ALL, ENCRYPTED, LIMIT, MIRROR, PACKED, TARGETS, peaks, ratios
+from benchmarks.tools import Place, Plan, Tool, all_tools, asyncbackup
 from benchmarks.trees import Tree, differences, large_tree, real_tree, small_tree
 
 
@@ -73,10 +76,20 @@ def test_every_kind_of_difference_is_seen(tree: Tree, tmp_path: Path) -> None:
     two.write_bytes(two.read_bytes()[:-1])
     three.write_bytes(three.read_bytes() + b"x")
     (copy / "more").touch()
-    told = differences(tree, copy)
-    assert [line.partition(":")[0] for line in told] == [
-        "missing", "not in the source", "other content", "other content",
-    ]  # fmt: skip
+    (copy / "new").mkdir()
+    (copy / "new" / "deeper").touch()
+    assert sorted(differences(tree, copy, most=9)) == sorted(
+        [
+            f"missing: {one.relative_to(copy)}",
+            f"other content: {two.relative_to(copy)}",
+            f"other content: {three.relative_to(copy)}",
+            "not in the source: more",
+            "not in the source: new/deeper",
+        ]
+    )
+    shutil.rmtree(copy / "000" / "00001")
+    assert len(differences(tree, copy, most=9)) == 9
+    assert len(differences(tree, tmp_path / "nowhere", most=1000)) == 120
 
 
 def test_what_failed_is_told_with_its_end(tmp_path: Path) -> None:
@@ -88,12 +101,13 @@ def test_what_failed_is_told_with_its_end(tmp_path: Path) -> None:
 def test_the_tools_alternate_and_every_figure_is_there(
     server: LocalServer, tree: Tree, tmp_path: Path
 ) -> None:
-    tools = [tool for tool in all_tools() if tool.name in (MIRROR, PACKED, "naive loop")]
+    names = (MIRROR, ENCRYPTED, PACKED, "naive loop")
+    tools = [tool for tool in all_tools() if tool.name in names]
     suite = Suite(Endpoint(server.url, server), tools, tmp_path, concurrency=4)
-    assert len(list(suite.measure(tree, runs=1, warm_up=False))) == 3
+    assert len(list(suite.measure(tree, runs=1, warm_up=False))) == 4
     assert suite.left_out == []
     assert [(sample.tool, sample.work) for sample in suite.samples] == [
-        (tool, work) for tool in (MIRROR, PACKED, "naive loop") for work in ("first", "unchanged", "restored")
+        (tool, work) for tool in names for work in ("first", "unchanged", "restored")
     ]
     first, unchanged, restored = suite.samples[:3]
     assert first.requests["PutObject"] > 120
@@ -102,7 +116,10 @@ def test_the_tools_alternate_and_every_figure_is_there(
     assert restored.requests["GetObject"] >= 120
     assert restored.sent_bytes >= tree.bytes
     assert all(sample.cpu_seconds > 0 and sample.peak_mb > 10 for sample in suite.samples)
-    assert suite.samples[3].stored_bytes < tree.bytes
+    sealed, packed = suite.samples[3], suite.samples[6]
+    assert sealed.requests["PutObject"] > 120
+    assert sealed.stored_bytes > first.stored_bytes  # not compressed, and each object a little longer
+    assert packed.stored_bytes < tree.bytes
     assert not any(name.startswith("bench-") for name in server.traffic().buckets)
 
 
@@ -127,65 +144,167 @@ def test_what_does_not_come_back_whole_is_not_counted(
     assert len(suite.left_out) == 2
 
 
-def sample(tool: str, number: int, wall: float, *, work: str = "first", peak: float = 100.0) -> Sample:
+def test_a_folder_in_place_of_an_endpoint(tree: Tree, tmp_path: Path) -> None:
+    tool = asyncbackup(MIRROR, ROOT, to_folder=True)
+    suite = Suite(None, [tool], tmp_path, concurrency=4)
+    assert len(list(suite.measure(tree, runs=1, warm_up=False))) == 1
+    assert suite.left_out == []
+    first = suite.samples[0]
+    assert (first.requests, first.objects > 120, first.stored_bytes >= tree.bytes) == ({}, True, True)
+
+
+def sample(
+    tool: str,
+    number: int,
+    wall: float,
+    *,
+    work: str = "first",
+    cpu: float | None = None,
+    peak: float = 100.0,
+) -> Sample:
     return Sample(
-        tool=tool, tree="small", work=work, run=number, wall_seconds=wall, cpu_seconds=wall / 2, peak_mb=peak
+        tool=tool,
+        tree="small",
+        work=work,
+        run=number,
+        wall_seconds=wall,
+        cpu_seconds=wall / 2 if cpu is None else cpu,
+        peak_mb=peak,
     )
 
 
-def results(*samples: Sample, latency_ms: float = 0.0) -> Results:
+def results(*samples: Sample, latency_ms: float = 0.0, concurrency: int = 32, files: int = 1) -> Results:
     return Results(
-        machine="m", endpoint="e", latency_ms=latency_ms, concurrency=1, runs=3, warm_up=True, versions={},
-        trees=[TreeFacts("small", 1, 1)], samples=list(samples), left_out=["x: why"],
+        machine="m", endpoint="e", latency_ms=latency_ms, concurrency=concurrency, runs=3, warm_up=True,
+        versions={"s5cmd": "v1"}, trees=[TreeFacts("small", files, 1)], samples=list(samples),
+        left_out=["x: why"],
     )  # fmt: skip
 
 
-def test_ratios_are_taken_run_by_run() -> None:
+def test_ratios_are_taken_run_by_run_of_wall_and_cpu_each() -> None:
     measured = results(
-        *(sample(MIRROR, number, wall) for number, wall in ((1, 1.0), (2, 4.0), (3, 3.0))),
-        *(sample("s5cmd", number, wall) for number, wall in ((1, 4.0), (2, 5.0), (3, 5.0), (4, 1.0))),
+        *(sample(MIRROR, number, wall, cpu=1.0) for number, wall in ((1, 1.0), (2, 4.0), (3, 3.0))),
+        *(
+            sample("s5cmd", number, wall, cpu=4.0)
+            for number, wall in ((1, 4.0), (2, 5.0), (3, 5.0), (4, 1.0))
+        ),
     )
     (ratio,) = ratios(measured)
-    assert (ratio.least, ratio.middle, ratio.most, ratio.reached) == (0.25, 0.6, 0.8, False)
+    assert ratio.wall == ("s5cmd", 0.25, 0.6, 0.8)
+    assert ratio.cpu == ("s5cmd", 0.25, 0.25, 0.25)
+    assert (ratio.wall_reached, ratio.cpu_reached) == (False, True)
 
 
-def test_the_fastest_is_looked_for_among_the_others() -> None:
+def test_the_best_is_looked_for_among_the_others_for_wall_and_cpu_each() -> None:
     measured = results(
         sample(MIRROR, 1, 1.0, work="unchanged", peak=170.0),
-        sample("s5cmd", 1, 4.0, work="unchanged"),
-        sample("rclone", 1, 2.0, work="unchanged"),
+        sample("s5cmd", 1, 4.0, work="unchanged", cpu=0.5),
+        sample("rclone", 1, 2.0, work="unchanged", cpu=1.5),
         sample(PACKED, 1, 0.5, work="unchanged"),
     )
-    assert [(ratio.peer, ratio.middle, ratio.reached) for ratio in ratios(measured)] == [
-        ("rclone", 0.5, True),
-        ("rclone", 0.25, True),
+    assert [(ratio.wall.peer, ratio.wall.middle) for ratio in ratios(measured)] == [
+        ("rclone", 0.5),
+        ("rclone", 0.25),
     ]
-    assert peaks(measured) == {MIRROR: 170.0, PACKED: 100.0}
+    assert [(ratio.cpu.peer, ratio.cpu.middle) for ratio in ratios(measured)] == [
+        ("s5cmd", 1.0),
+        ("s5cmd", 0.5),
+    ]
+    higher = results(sample(PACKED, 1, 0.5, peak=120.0), latency_ms=30.0)
+    assert peaks([measured, higher]) == {MIRROR: 170.0, PACKED: 120.0}
 
 
-def test_with_latency_other_targets_hold() -> None:
-    near, far = (
-        results(sample(MIRROR, 1, 1.0), sample("s5cmd", 1, 1.1)),
-        results(sample(MIRROR, 1, 1.0), sample("s5cmd", 1, 1.1), latency_ms=30.0),
-    )
-    assert [ratio.reached for ratio in (*ratios(near), *ratios(far))] == [False, True]
+def test_the_arithmetic_limit_is_files_times_latency_over_concurrency() -> None:
+    # 3,200 files, 30 ms each, 32 at once: 3 seconds.
+    measured = results(sample(MIRROR, 1, 3.15, cpu=1.5), latency_ms=30.0, files=3200)
+    (ratio,) = ratios(measured)
+    assert ratio.target.peer == LIMIT
+    assert (round(ratio.wall.middle, 6), ratio.cpu.middle, ratio.wall_reached) == (1.05, 0.5, True)
+
+
+def test_targets_hold_for_their_latency_and_concurrency_alone() -> None:
+    pair = sample(MIRROR, 1, 1.0), sample("s5cmd", 1, 2.0)
+    assert [ratio.target.most for ratio in ratios(results(*pair))] == [0.5]
+    assert [ratio.target.peer for ratio in ratios(results(*pair, latency_ms=30.0))] == [LIMIT]
+    assert [ratio.target.peer for ratio in ratios(results(*pair, latency_ms=30.0, concurrency=256))] == [
+        "s5cmd"
+    ]
+    assert ratios(results(*pair, latency_ms=10.0)) == []
+
+
+def test_the_settings_measure_what_the_targets_need_and_name_no_unknown_tool() -> None:
     names = {tool.name for tool in all_tools()}
-    for target in (*TARGETS, *DISTANT_TARGETS):
-        assert {target.tool, target.peer} <= names | {"the fastest"}
+    for target in TARGETS:
+        (setting,) = fitting(target.latency_ms, target.concurrency)
+        needed = {target.tool, *({target.peer} - {BEST_OF_ALL, LIMIT})}
+        assert needed <= setting.tools[target.tree], target
+    for setting in SETTINGS:
+        assert frozenset().union(*setting.tools.values()) <= names
+
+
+def test_a_run_is_narrowed_to_some_settings_trees_and_tools() -> None:
+    assert fitting(None, None) == list(SETTINGS)
+    assert [setting.concurrency for setting in fitting(30.0, None)] == [32, 256]
+    assert [setting.latency_ms for setting in fitting(None, 32)] == [0.0, 30.0]
+    assert fitting(10.0, None) == []
+    near, far = SETTINGS[0], SETTINGS[2]
+    assert narrowed(near, None, None) == near
+    assert narrowed(near, ["large"], None).tools == {"large": near.tools["large"]}
+    assert narrowed(far, ["large"], None).tools == {"large": far.tools["small"]}
+    assert narrowed(far, None, ["aws"]).tools == {"small": {"aws"}}
+    other = with_all(["aws", "borg"], 10.0, None)
+    assert (other.latency_ms, other.concurrency) == (10.0, 32)
+    assert other.tools == {tree: {"aws", "borg"} for tree in TREES}
 
 
 def test_the_report_stands_between_its_marks_and_is_replaced(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Title\n\nwords\n")
-    measured = results(sample(MIRROR, 1, 1.0), sample("s5cmd", 1, 4.0))
+    measured = [
+        results(sample(MIRROR, 1, 1.0, cpu=1.0), sample("s5cmd", 1, 4.0, cpu=1.25)),
+        results(sample(MIRROR, 1, 9.0, peak=161.0), latency_ms=30.0, concurrency=256),
+    ]
     for _ in range(2):
-        put_between_marks(page, markdown(measured, plots=["benchmarks/small.svg"]))
+        put_between(PEERS, page, markdown(measured, plots="benchmarks"))
     text = page.read_text()
     assert text.startswith("# Title\n\nwords\n")
-    assert (text.count(BEGIN), text.count(END), text.count("| s5cmd | 4.00 (4.00 to 4.00) |")) == (1, 1, 1)
-    assert "![small](benchmarks/small.svg)" in text
-    assert "| small, first: asyncbackup mirror / s5cmd | **0.25** (0.25 to 0.25)" in text
+    assert (text.count(PEERS.begin), text.count(PEERS.end)) == (1, 1)
+    assert text.count("| s5cmd | 4.00 (4.00 to 4.00) |") == 1
+    assert (
+        "| No latency, 32 at once: small, first | mirror / s5cmd | 0.5 "
+        "| **0.25** (0.25 to 0.25) | reached | **0.80** (0.80 to 0.80) | **missed** |"
+    ) in text
+    assert f"| {MIRROR} | 160 | 161 | **missed** |" in text
+    assert "### 30 ms a request, 256 at once" in text
+    assert "![No latency, 32 at once: small](benchmarks/0ms-32-small.svg)" in text
+    assert "![30 ms a request, 256 at once: small](benchmarks/30ms-256-small.svg)" in text
     assert "- x: why" in text
+
+
+def test_the_command_measures_each_setting_and_publishes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, work = tmp_path / "docs", tmp_path / "work"
+    docs.mkdir()
+    (docs / "benchmarks.md").write_text("# Benchmarks\n")
+    monkeypatch.setattr(command, "DOCS", docs)
+    monkeypatch.setattr(command, "PEERS_VENV", tmp_path / "nothing")
+    words = f"--work {work} --trees small --files 20 --latency-ms 30 --runs 1 --no-warm-up --publish"
+    assert command.main([*words.split(), "--only", MIRROR]) == 0
+    measured = msgspec.json.decode((docs / "benchmarks" / "results.json").read_bytes(), type=list[Results])
+    assert [(of.latency_ms, of.concurrency) for of in measured] == [(30.0, 32), (30.0, 256)]
+    for of in measured:
+        assert {(s.tool, s.tree, s.work) for s in of.samples} == {
+            (MIRROR, "small", work) for work in ("first", "unchanged", "restored")
+        }
+        assert of.trees == [TreeFacts("small", 20, of.trees[0].bytes)]
+    page = (docs / "benchmarks.md").read_text()
+    assert page.count("#### small: 20 files") == 2
+    assert f"mirror / {LIMIT}" in page
+    assert "svg" not in page
+    capsys.readouterr()
+    assert command.main(["--only", "nothing of this name", "--work", str(work)]) == 2
+    assert "no such tool: nothing of this name" in capsys.readouterr().err
 
 
 def test_results_are_the_same_after_a_round_through_json() -> None:
