@@ -127,6 +127,11 @@ def extent(root: Path) -> tuple[int, int]:
     return files, size
 
 
+def folders(root: Path) -> int:
+    """How many folders lie below a folder."""
+    return sum(len(below) for _, below, _ in os.walk(root))
+
+
 def _differences(root: Path, restored: Path) -> Iterator[str]:
     """Folder by folder: lists of whole trees would count in the memory of whatever is started afterwards."""
     for folder, _, names in os.walk(root):
