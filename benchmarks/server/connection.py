@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from benchmarks.server.content import Chunks, Content
 from benchmarks.server.faults import ConnectionFault
-from benchmarks.server.message import Request, Response, S3Error, error_response
+from benchmarks.server.message import CHECKSUM, Request, Response, S3Error, error_response
 from benchmarks.server.pace import TURN_BYTES, Pace
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Connection(asyncio.Protocol):
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             raise S3Error(400, "BadRequest", "Content-Length is not a number")
-        wants = "x-amz-checksum-sha256" in (headers.get("x-amz-trailer", ""), *headers)
-        self._content = Content(with_sha256=wants)
+        announced = CHECKSUM in headers or headers.get("x-amz-trailer") == CHECKSUM
+        self._content = Content(with_sha256=announced)
         self._received = 0
         self._left = int(length)
         self._framing = self._decoder = None

@@ -31,11 +31,14 @@ class Faults:
         self._slow_down = slow_down
         self._reset = reset
         self._per_second = per_second
+        self._none = not (fail or slow_down or reset or per_second)
         self._allowed: dict[str, tuple[float, float]] = {}
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
 
     def check(self, operation: str, now: float) -> None:
         """Let a request pass. Raises ``S3Error`` or ``ConnectionFault`` for one that shall not."""
+        if self._none:
+            return
         if self._drawn(self._reset, operation):
             raise ConnectionFault
         if self._drawn(self._fail, operation):

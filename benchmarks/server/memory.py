@@ -5,11 +5,18 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from email.utils import formatdate
+from functools import lru_cache
 from typing import NamedTuple
 
 from benchmarks.server.message import S3Error
 
 _AFTER_ALL = "\U0010ffff"
+
+
+@lru_cache(maxsize=1024)
+def _http_date(seconds: int) -> str:
+    """Kept, since thousands of objects are of the same second."""
+    return formatdate(seconds, usegmt=True)
 
 
 class StoredObject:
@@ -39,7 +46,7 @@ class StoredObject:
 
     def head_lines(self) -> str:
         lines = [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        date = formatdate(self.modified, usegmt=True)
+        date = _http_date(int(self.modified))
         return f'ETag: "{self.etag}"\r\nLast-Modified: {date}\r\nAccept-Ranges: bytes\r\n{"".join(lines)}'
 
     def range(self, start: int, length: int) -> tuple[memoryview, ...]:

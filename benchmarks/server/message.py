@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 
 XML_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 XML_NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+CHECKSUM = "x-amz-checksum-sha256"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 

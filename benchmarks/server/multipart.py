@@ -12,14 +12,15 @@ from xml.sax.saxutils import escape
 
 from benchmarks.server.listings import iso_time
 from benchmarks.server.memory import Part, StoredObject, Upload
-from benchmarks.server.message import XML_NAMESPACE, Request, Response, S3Error, xml_response
-from benchmarks.server.objects import (
+from benchmarks.server.message import (
     CHECKSUM,
-    check_write_conditions,
-    checked_sums,
-    copy_source,
-    kept_headers,
+    XML_NAMESPACE,
+    Request,
+    Response,
+    S3Error,
+    xml_response,
 )
+from benchmarks.server.objects import check_write_conditions, checked_sums, copy_source, kept_headers
 
 if TYPE_CHECKING:
     from benchmarks.server.buckets import Buckets

@@ -11,7 +11,14 @@ from xml.sax.saxutils import escape, unescape
 
 from benchmarks.server.listings import iso_time
 from benchmarks.server.memory import StoredObject
-from benchmarks.server.message import XML_NAMESPACE, Request, Response, S3Error, xml_response
+from benchmarks.server.message import (
+    CHECKSUM,
+    XML_NAMESPACE,
+    Request,
+    Response,
+    S3Error,
+    xml_response,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +26,13 @@ if TYPE_CHECKING:
     from benchmarks.server.buckets import Buckets
     from benchmarks.server.content import Content
 
-CHECKSUM = "x-amz-checksum-sha256"
 _KEPT = frozenset(
     {
         "content-type", "content-language", "content-disposition", "cache-control", "expires",
         "x-amz-storage-class", "x-amz-website-redirect-location",
     }
 )  # fmt: skip
+_METADATA = "x-amz-meta-"
 _METADATA_BYTES = 2048
 _MOST_DELETED = 1000
 _KEYS_TO_DELETE = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
@@ -145,14 +152,21 @@ def checked_sums(content: Content, headers: Mapping[str, str]) -> str:
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those that an answer gives back. Raises ``S3Error``."""
-    kept = {name: value for name, value in headers.items() if name in _KEPT}
-    metadata = {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
-    if sum(len(name) - 11 + len(value) for name, value in metadata.items()) > _METADATA_BYTES:
+    kept: dict[str, str] = {}
+    metadata_bytes = 0
+    for name, value in headers.items():
+        if name.startswith(_METADATA):
+            kept[name] = value
+            metadata_bytes += len(name) - len(_METADATA) + len(value)
+        elif name in _KEPT:
+            kept[name] = value
+        elif name == "content-encoding":
+            codings = [coding.strip() for coding in value.split(",")]
+            if encoding := ",".join(coding for coding in codings if coding not in ("", "aws-chunked")):
+                kept[name] = encoding
+    if metadata_bytes > _METADATA_BYTES:
         raise S3Error(400, "MetadataTooLarge", "Your metadata headers exceed the maximum allowed size.")
-    codings = [coding.strip() for coding in headers.get("content-encoding", "").split(",")]
-    if encoding := ",".join(coding for coding in codings if coding not in ("", "aws-chunked")):
-        kept["content-encoding"] = encoding
-    return {**kept, **metadata}
+    return kept
 
 
 def copy_source(buckets: Buckets, headers: Mapping[str, str]) -> StoredObject:

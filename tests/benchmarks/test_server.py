@@ -10,7 +10,9 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 from typing import NamedTuple
@@ -92,6 +94,23 @@ def test_an_object_comes_back_with_its_metadata_and_checksum(client: Client) -> 
     head = client.ask("HEAD", "/b/a/b%20c%2Bd%25")
     assert (head.headers["content-length"], head.headers["etag"]) == ("70000", put.headers["etag"])
     assert "x-amz-checksum-sha256" not in head.headers
+
+
+def test_an_answer_has_the_headers_that_s3_keeps_and_the_time(client: Client) -> None:
+    sent = {"Content-Encoding": "gzip", "Cache-Control": "no-cache", "x-amz-meta-a": "1", "X-Other": "x"}
+    began = int(time.time())
+    client.ask("PUT", "/b/k", b"body", sent)
+    told = client.ask("HEAD", "/b/k").headers
+    assert {name: told.get(name.lower()) for name in sent} == {**sent, "X-Other": None}
+    modified = parsedate_to_datetime(told["last-modified"])
+    assert began <= modified.timestamp() <= time.time()
+
+
+@pytest.mark.parametrize(("length", "status"), [(2045, 200), (2046, 400)])
+def test_metadata_have_room_for_2048_bytes(client: Client, length: int, status: int) -> None:
+    # Two names and one value of a byte each: three more than the other value.
+    headers = {"x-amz-meta-a": "1", "x-amz-meta-b": "b" * length}
+    assert client.ask("PUT", "/b/k", b"", headers).status == status
 
 
 @pytest.mark.parametrize(
