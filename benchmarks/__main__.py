@@ -24,7 +24,7 @@ from benchmarks.launch import ROOT, local_server
 from benchmarks.machine import described
 from benchmarks.page import PEERS, put_between
 from benchmarks.report import markdown
-from benchmarks.results import Results, TreeFacts
+from benchmarks.results import OTHER_ENDPOINT, OWN_SERVER, Results, TreeFacts
 from benchmarks.settings import TREES, Setting, fitting, narrowed, with_all
 from benchmarks.suite import Endpoint, Suite, versions
 from benchmarks.tools import PEERS_VENV, Tool, all_tools
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Set
 
 DOCS = ROOT / "docs"
-OURS = "The benchmarks' own server, on the same machine"
 _SERVER_SECONDS = 4 * 3600
 
 
@@ -145,7 +144,7 @@ def _measure_setting(
         def results() -> Results:
             return Results(
                 machine=described(),
-                endpoint=OURS if endpoint.server else "Another endpoint",
+                endpoint=OWN_SERVER if endpoint.server else OTHER_ENDPOINT,
                 latency_ms=setting.latency_ms,
                 concurrency=setting.concurrency,
                 runs=arguments.runs,

@@ -6,6 +6,9 @@ from statistics import median
 
 import msgspec
 
+OWN_SERVER = "The benchmarks' own server, on the same machine"
+OTHER_ENDPOINT = "Another endpoint"
+
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One command of one tool, once. ``requests`` and bytes are the server's counts, empty where unknown."""
@@ -59,6 +62,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
+        if self.endpoint != OWN_SERVER:
+            return f"{self.endpoint}, {self.concurrency} at once"
         latency = f"{self.latency_ms:g} ms a request" if self.latency_ms else "No latency"
         return f"{latency}, {self.concurrency} at once"
 

@@ -15,7 +15,7 @@ from benchmarks.launch import ROOT, LocalServer, local_server
 from benchmarks.measure import CommandFailedError, run
 from benchmarks.page import PEERS, put_between
 from benchmarks.report import markdown
-from benchmarks.results import Results, Sample, TreeFacts
+from benchmarks.results import OTHER_ENDPOINT, OWN_SERVER, Results, Sample, TreeFacts
 from benchmarks.settings import SETTINGS, TREES, fitting, narrowed, with_all
 from benchmarks.suite import Endpoint, Suite
 from benchmarks.targets import BEST_OF_ALL, ENCRYPTED, LIMIT, MIRROR, PACKED, TARGETS, peaks, ratios
@@ -175,8 +175,8 @@ def sample(
 
 def results(*samples: Sample, latency_ms: float = 0.0, concurrency: int = 32, files: int = 1) -> Results:
     return Results(
-        machine="m", endpoint="e", latency_ms=latency_ms, concurrency=concurrency, runs=3, warm_up=True,
-        versions={"s5cmd": "v1"}, trees=[TreeFacts("small", files, 1)], samples=list(samples),
+        machine="m", endpoint=OWN_SERVER, latency_ms=latency_ms, concurrency=concurrency, runs=3,
+        warm_up=True, versions={"s5cmd": "v1"}, trees=[TreeFacts("small", files, 1)], samples=list(samples),
         left_out=["x: why"],
     )  # fmt: skip
 
@@ -305,6 +305,11 @@ def test_the_command_measures_each_setting_and_publishes_all(
     capsys.readouterr()
     assert command.main(["--only", "nothing of this name", "--work", str(work)]) == 2
     assert "no such tool: nothing of this name" in capsys.readouterr().err
+
+
+def test_nobody_knows_how_far_away_another_endpoint_is() -> None:
+    measured = msgspec.structs.replace(results(sample(MIRROR, 1, 1.0)), endpoint=OTHER_ENDPOINT)
+    assert "### Another endpoint, 32 at once" in markdown([measured])
 
 
 def test_results_are_the_same_after_a_round_through_json() -> None:
