@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.catalog.catalog import Catalog
-from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY, PAGE_ROWS
+from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY, PAGE_ROWS, ROWS_PER_STATEMENT
 from asyncbackup.catalog.rows import entry_of_row
 from asyncbackup.model import Kind, Pending, join_path, split_path
 from tests.unit.catalog.entries import IDENTITY, entry, fill, pending_of
@@ -48,6 +49,27 @@ async def test_rows_of_names_are_whole(catalog: Catalog) -> None:
     assert catalog.entries.statements == statements + 2
     assert {entry_of_row(row).path for row in rows} == {b"/".join(pair) for pair in wanted} - {b"f/missing"}
     assert await catalog.entries.rows_of_names([]) == []
+
+
+async def test_many_rows_are_saved_in_a_few_statements(catalog: Catalog) -> None:
+    paths = [b"f/%03d" % number for number in range(2 * ROWS_PER_STATEMENT + 3)]
+    statements = catalog.entries.statements
+    await fill(catalog, *paths)
+    assert catalog.entries.statements == statements + 2 + 3
+    assert [e for page in [page async for page in catalog.entries.in_order()] for e in page] == [
+        entry(path) for path in paths
+    ]
+
+
+async def test_rows_that_replace_others_are_counted_once(catalog: Catalog) -> None:
+    paths = [b"f/%03d" % number for number in range(2 * ROWS_PER_STATEMENT)]
+    await fill(catalog, *paths)
+    larger = [msgspec.structs.replace(entry(path), size=1000) for path in (*paths, paths[0])]
+    largest = msgspec.structs.replace(larger[0], size=5000)
+    await catalog.entries.save((each, Pending.CHANGED) for each in (*larger, largest))
+    assert await catalog.entries.get(paths[0]) == largest, "of two for one path the last"
+    totals = await catalog.history.totals()
+    assert (totals.files, totals.bytes) == (len(paths), 1000 * (len(paths) - 1) + 5000)
 
 
 async def test_stats_of_folders_are_their_direct_children(catalog: Catalog) -> None:
