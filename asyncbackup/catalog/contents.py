@@ -69,6 +69,13 @@ class ContentTable:
             for digest, run, key, offset, length, checksum, part_size, sealed, compression, skip in rows
         }
 
+    async def is_empty(self) -> bool:
+        """Whether nothing is held."""
+        self.statements += 1
+        with translated(self._path):
+            rows = await self._connection.execute_fetchall("SELECT 1 FROM contents LIMIT 1")
+        return not list(rows)
+
     async def holds_size(self, size: int) -> bool:
         """Whether a content of ``size`` bytes (at least ``SIZES_FROM_BYTES``) is held."""
         self.statements += 1

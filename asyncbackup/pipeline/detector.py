@@ -61,6 +61,8 @@ class KnownEntries(Protocol):
 
     async def rows_of_inodes(self, inodes: Sequence[tuple[int, int]]) -> list[Row]: ...
 
+    async def is_empty(self) -> bool: ...
+
 
 class KnownLinks(Protocol):
     """What the detector asks of the catalog's hard links."""
@@ -102,6 +104,8 @@ class Detector:
     ) -> None:
         """Work until the listings end. Deletions and failures go straight to ``outcomes``."""
         with listings, changes, outcomes:
+            if self._find_moved and await self._entries.is_empty():
+                self._find_moved = False  # Nothing can have moved.
             async for batch in listings:
                 self._counters.files_ignored += len(batch.special)
                 for path in batch.special:

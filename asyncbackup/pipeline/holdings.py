@@ -25,6 +25,8 @@ class KnownContents(Protocol):
 
     async def find(self, digests: Sequence[bytes], *, encrypted: bool) -> dict[bytes, Extent]: ...
 
+    async def is_empty(self) -> bool: ...
+
     async def holds_size(self, size: int) -> bool: ...
 
 
@@ -36,9 +38,17 @@ class Holdings:
         self._encrypted = encrypted
         self._recent: OrderedDict[bytes, tuple[Underway, int]] = OrderedDict()
         self._sizes: set[int] = set()
+        self._asks: bool | None = None
+        """Whether the catalog may know more than the recent ones; ``None`` until it was asked for any."""
 
     async def find(self, digests: Sequence[bytes]) -> dict[bytes, Extent]:
         """Where those of ``digests`` lie that are durable and not among the recent ones."""
+        if self._asks is None:
+            empty = await self._contents.is_empty()
+            if self._asks is None:
+                self._asks = not empty
+        if not self._asks:
+            return {}
         wanted = [digest for digest in set(digests) if digest not in self._recent]
         return await self._contents.find(wanted, encrypted=self._encrypted)
 
@@ -51,6 +61,7 @@ class Holdings:
         self._recent[digest] = (underway, index)
         while len(self._recent) > KEPT_DIGESTS:
             self._recent.popitem(last=False)
+            self._asks = True
 
     def forget(self, digest: bytes) -> None:
         """Note that a content could not be stored after all."""

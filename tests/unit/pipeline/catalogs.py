@@ -46,6 +46,10 @@ class MemoryEntries:
         self.queries += 1
         return [row for row in self.rows.values() if (row[DEV], row[INO]) in inodes]
 
+    async def is_empty(self) -> bool:
+        self.queries += 1
+        return not self.rows
+
     def _some(self, rows: Iterable[Row], limit: int) -> list[Row]:
         found = [row[:STAT_COUNT] for row in sorted(rows, key=lambda row: (row[0], row[1]))[:limit]]
         self.most_rows = max(self.most_rows, len(found))

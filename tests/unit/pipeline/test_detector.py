@@ -78,7 +78,7 @@ class Detection:
         self.batches: list[list[Change]] = []
         self.outcomes: list[Outcome] = []
 
-    async def run(self, *batches: WalkBatch, checksum: bool = False) -> Detection:
+    async def run(self, *batches: WalkBatch, checksum: bool = False, find_moved: bool = False) -> Detection:
         listings_in: Sender[WalkBatch]
         listings_in, listings = open_channel("listings", 1000)
         changes_in: Sender[list[Change]]
@@ -89,7 +89,7 @@ class Detection:
         outcomes_in, outcomes = open_channel("outcomes", 1000)
         with listings_in:
             await listings_in.send_all(batches)
-        detector = Detector(self.entries, self.links, self.counters, checksum=checksum)
+        detector = Detector(self.entries, self.links, self.counters, checksum=checksum, find_moved=find_moved)
         await detector.run(listings, changes_in, outcomes_in)
         self.batches = [batch async for batch in changes]
         self.outcomes = [outcome async for outcome in outcomes]
@@ -453,6 +453,17 @@ async def test_changes_come_in_bounded_batches_in_the_order_of_the_listing() -> 
     assert [change.entry for batch in detection.batches for change in batch] == entries
     assert detection.counters.files_scanned == len(entries)
     assert detection.counters.files_new == 0, "counted once they are saved"
+
+
+async def test_moved_files_are_looked_for_where_something_was_saved() -> None:
+    now = seen(b"d/new", ino=77)
+    empty = await Detection().run(listing(folder(b"d", now)), find_moved=True)
+    assert [change.action for change in empty.changes.values()] == [Action.UPLOAD]
+    assert empty.entries.queries == 2, "whether there is anything, and the folder"
+    detection = Detection()
+    detection.entries.add(saved(now, path=b"d/old", dev=now.dev, ino=now.ino))
+    await detection.run(listing(folder(b"d", now)), find_moved=True)
+    assert [change.action for change in detection.changes.values()] == [Action.MOVED]
 
 
 async def test_further_names_of_an_inode_are_set_aside() -> None:
