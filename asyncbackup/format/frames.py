@@ -7,6 +7,8 @@ out: the pieces go out as they came, none is copied.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from typing import TypeAlias
 
 import zstandard
@@ -15,6 +17,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """What a frame may expand to."""
+
+LARGE_BYTES = 64 * 1024
+"""A piece from this size on goes out as it came, where nothing is compressed; smaller ones are joined, since
+a piece costs more than its copy."""
 
 # From level 20 on, zstd's own windows are larger than readers have to allow.
 _LARGE_WINDOW_LEVEL = 20
@@ -49,24 +55,64 @@ class FrameCompressor:
             )
         )
         self._sampler = zstandard.ZstdCompressor(level=_SAMPLE_LEVEL)
+        # The same memory for all frames: fresh memory costs more than filling it.
+        self._memory = BytesIO()
 
     def frame(self, pieces: Sequence[Buffer]) -> list[Buffer]:
         """One frame of ``pieces``, compressed or, where that does not pay, of raw blocks.
 
-        Raw blocks refer to the pieces, which must not change any more.
+        Raw blocks refer to pieces from ``LARGE_BYTES`` on, which must not change any more, and hold a
+        copy of smaller ones.
         """
         size = sum(map(len, pieces))
-        if self._shrinks(pieces, size):
-            stored = self._compressor.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            if len(stored) < size:
-                return [stored]
-        return raw_frame(pieces)
+        if any(len(piece) >= LARGE_BYTES for piece in pieces):
+            pieces = joined(pieces)
+            if self._shrinks(pieces, size):
+                with self._gathered(pieces, size) as whole:
+                    stored = self._compressor.compress(whole)
+                if len(stored) < size:
+                    return [stored]
+            return raw_frame(pieces)
+        with self._gathered(pieces, size) as whole:
+            if self._shrinks([whole], size):
+                stored = self._compressor.compress(whole)
+                if len(stored) < size:
+                    return [stored]
+            return raw_frame([bytes(whole)])
+
+    @contextmanager
+    def _gathered(self, pieces: Sequence[Buffer], size: int) -> Iterator[memoryview]:
+        """All ``pieces`` as one, until the end of the block."""
+        if len(pieces) == 1:
+            yield memoryview(pieces[0])
+            return
+        self._memory.seek(0)
+        self._memory.writelines(pieces)
+        with self._memory.getbuffer() as filled, filled[:size] as whole:
+            yield whole
 
     def _shrinks(self, pieces: Sequence[Buffer], size: int) -> bool:
         if size <= _SAMPLES * _SAMPLE_BYTES:
             return True
         sample = b"".join(_samples(pieces, size))
         return len(self._sampler.compress(sample)) < _WORTH * len(sample)
+
+
+def joined(pieces: Sequence[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer pieces: small ones joined, those from ``LARGE_BYTES`` on as they are."""
+    fewer: list[Buffer] = []
+    small: list[Buffer] = []
+    for piece in pieces:
+        if len(piece) >= LARGE_BYTES:
+            if small:
+                fewer.append(b"".join(small))
+                small = []
+            fewer.append(piece)
+        else:
+            small.append(piece)
+    if small:
+        fewer.append(b"".join(small))
+    return fewer
 
 
 def raw_frame(pieces: Iterable[Buffer]) -> list[Buffer]:

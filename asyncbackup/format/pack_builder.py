@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from asyncbackup.format.frames import MAX_FRAME_BYTES, Buffer, FrameCompressor
+from asyncbackup.format.frames import MAX_FRAME_BYTES, Buffer, FrameCompressor, joined
 from asyncbackup.format.references import References
 from asyncbackup.format.tar import END, member_header, padding
 from asyncbackup.model import Entry, Kind
@@ -25,10 +25,6 @@ takes a global header without a member behind it for damage. Readers pass it ove
 
 # bsdtar refuses a member with more than 32 headers before it, a member's own among them.
 _RUN = 16
-
-LARGE_BYTES = 64 * 1024
-"""A content from this size on is passed on as it came, so it should be all of its buffer; smaller ones are
-joined, since a piece costs more than its copy."""
 
 _FILE = Kind.FILE
 
@@ -79,16 +75,17 @@ class PackBuilder:
 
     Methods take and return at once and belong in a thread, many members a
     hop. A method that raises has changed nothing. In memory are the finished
-    frames and up to 512 KiB and a member of the open one.
+    frames and up to 512 KiB and a member of the open one. ``compressor``, of
+    that level, may have been used for another pack, which is cheaper than a
+    new one.
     """
 
-    def __init__(self, *, zstd_level: int) -> None:
-        self._compressor = FrameCompressor(level=zstd_level) if zstd_level else None
+    def __init__(self, *, zstd_level: int, compressor: FrameCompressor | None = None) -> None:
+        self._compressor = compressor or FrameCompressor(level=zstd_level) if zstd_level else None
         self._frames: list[_Frame] = []
         self._stored = 0
         self._pieces: list[Buffer] = []
         self._open = 0
-        self._has_large = False
         self._open_first = 0
         # Of each member: where in its frame the content begins, and its size.
         self._begins: list[int] = []
@@ -135,7 +132,9 @@ class PackBuilder:
         """Append a member and return its index. ``entry`` needs no extent. ``run`` is
         the one that it is of, where that is not the pack's own.
 
-        ``content`` must not be changed any more. With ``link_to``, the path
+        ``content`` must not be changed before its frame is finished, and not at
+        all from :data:`LARGE_BYTES` on: so large a one may be passed on as it
+        came, and should be all of its buffer. With ``link_to``, the path
         of a file of that size among the members, a file is a further name of
         it and its placement the same; a ``copy`` is another file with that
         content and the same :func:`likeness`, a link in the archive alone. Raises :class:`ValueError` if
@@ -169,8 +168,6 @@ class PackBuilder:
             pieces.append(content)
             if size & 511:
                 pieces.append(padding(size))
-            if size >= LARGE_BYTES:
-                self._has_large = True
         sizes.append(size)
         self._begins.append(begin)
         if first >= 0:
@@ -192,8 +189,8 @@ class PackBuilder:
         if not self._references.add(entry):
             self._unreferenced += 1
 
-    def finish(self) -> BuiltPack:
-        """The pack. The builder cannot be used any more."""
+    def finish(self, *, digest: bool = True) -> BuiltPack:
+        """The pack. The builder cannot be used any more. Without ``digest`` its SHA-256 is left empty."""
         if self._open:
             self._close_frame()
         runs = self._reference_runs()
@@ -214,26 +211,27 @@ class PackBuilder:
         end = self._stored_pieces([END])
         body += end
         size += sum(map(len, end))
-        digest = hashlib.sha256()
-        for piece in body:
-            digest.update(piece)
+        sha256 = hashlib.sha256()
+        for piece in body if digest else ():
+            sha256.update(piece)
         return BuiltPack(
-            body=tuple(body), size=size, sha256=digest.digest(), placements=self._placements(offsets)
+            body=tuple(body),
+            size=size,
+            sha256=sha256.digest() if digest else b"",
+            placements=self._placements(offsets),
         )
 
     def _close_frame(self) -> None:
-        pieces = _joined(self._pieces) if self._has_large else [b"".join(self._pieces)]
-        stored = self._stored_pieces(pieces)
+        stored = self._stored_pieces(self._pieces)
         frame = _Frame(self._open_first, stored, sum(map(len, stored)))
         self._frames.append(frame)
         self._stored += frame.size
         self._pieces = []
         self._open = 0
-        self._has_large = False
         self._open_first = len(self._sizes)
 
     def _stored_pieces(self, pieces: Sequence[Buffer]) -> list[Buffer]:
-        return list(pieces) if self._compressor is None else self._compressor.frame(pieces)
+        return joined(pieces) if self._compressor is None else self._compressor.frame(pieces)
 
     def _reference_runs(self) -> list[list[bytes]]:
         """The headers of references, as many together as may follow one another."""
@@ -257,20 +255,3 @@ class PackBuilder:
 
 
 _NO_ENTRY_HEADER = member_header(Entry(path=NO_ENTRY, kind=Kind.FILE, mode=0o100600))
-
-
-def _joined(pieces: Sequence[Buffer]) -> list[Buffer]:
-    """The same bytes in fewer pieces: small ones joined, large ones as they are."""
-    joined: list[Buffer] = []
-    small: list[Buffer] = []
-    for piece in pieces:
-        if len(piece) >= LARGE_BYTES:
-            if small:
-                joined.append(b"".join(small))
-                small = []
-            joined.append(piece)
-        else:
-            small.append(piece)
-    if small:
-        joined.append(b"".join(small))
-    return joined

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from asyncbackup.format.frames import FrameCompressor
 from asyncbackup.format.keys import pack_key
 from asyncbackup.format.pack_builder import BuiltPack, Likeness, PackBuilder, likeness
 from asyncbackup.model import ZSTD, Entry, Extent, Failure, Kind, UploadReceipt
@@ -47,9 +48,9 @@ class _OpenPack:
 
     __slots__ = ("alike", "builder", "firsts", "leased", "paths", "underway")
 
-    def __init__(self, key: str, zstd_level: int) -> None:
-        self.builder = PackBuilder(zstd_level=zstd_level)
-        self.underway = PackUnderway(key, ZSTD if zstd_level else "")
+    def __init__(self, key: str, builder: PackBuilder, *, compression: str) -> None:
+        self.builder = builder
+        self.underway = PackUnderway(key, compression)
         self.paths: list[bytes] = []
         self.firsts: dict[bytes, int] = {}
         """Members with further names, by path, that a link may be made to."""
@@ -75,6 +76,7 @@ class Packer:
         self._gate = gate
         self._stop = stop
         self._built = 0
+        self._compressor = FrameCompressor(level=settings.zstd_level) if settings.zstd_level else None
 
     async def run(
         self, batches: Receiver[PackBatch], payloads: Sender[Payload], outcomes: Sender[Outcome]
@@ -97,7 +99,11 @@ class Packer:
 
     def _open(self) -> _OpenPack:
         level = self._settings.zstd_level
-        return _OpenPack(pack_key(self._built + 1, compressed=level > 0), level)
+        return _OpenPack(
+            pack_key(self._built + 1, compressed=level > 0),
+            PackBuilder(zstd_level=level, compressor=self._compressor),
+            compression=ZSTD if level else "",
+        )
 
     async def _pack(
         self, batch: PackBatch, pack: _OpenPack, payloads: Sender[Payload], outcomes: Sender[Outcome]
@@ -206,7 +212,8 @@ class Packer:
             )
 
         def build() -> tuple[BuiltPack, tuple[Extent, ...]]:
-            built = pack.builder.finish()
+            # Of what is sealed, only the sealed bytes' digest is sent along.
+            built = pack.builder.finish(digest=not settings.sealed)
             return built, tuple(extent(p.offset, p.length, p.skip) for p in built.placements)
 
         built, underway.extents = await self._gate.run(build)

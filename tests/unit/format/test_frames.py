@@ -62,6 +62,18 @@ def test_raw_blocks_refer_to_the_pieces() -> None:
     assert sum(map(len, shared)) == len(large)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_into_how_many_pieces_a_content_is_cut_makes_no_difference(seed: int) -> None:
+    chance = random.Random(seed)
+    pieces: list[Buffer] = []
+    for _ in range(50):
+        size = chance.randrange(20_000)
+        pieces += [bytes(1536), chance.randbytes(size) if chance.random() < 0.85 else content(size)]
+    whole = b"".join(pieces)
+    compressor = FrameCompressor(level=3)
+    assert b"".join(compressor.frame(pieces)) == b"".join(compressor.frame([whole]))
+
+
 def test_the_zstd_tool_takes_raw_blocks() -> None:
     if shutil.which("zstd") is None:
         pytest.skip("zstd is not installed (Debian: zstd)")

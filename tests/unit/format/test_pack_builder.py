@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncbackup.errors import FormatError
+from asyncbackup.format.frames import FrameCompressor
 from asyncbackup.format.manifest_entries import entry_of_line
 from asyncbackup.format.manifest_lines import FileLine, FolderLine, SymlinkLine
 from asyncbackup.format.pack_builder import FRAME_BYTES, NO_ENTRY, BuiltPack, PackBuilder, Placement
@@ -166,6 +167,41 @@ def test_small_members_are_joined() -> None:
     for number in range(2000):
         builder.add(entry(b"f%d" % number, size=1000), content(1000))
     assert len(builder.finish().body) < 20
+
+
+def test_a_pack_holds_copies_of_small_contents() -> None:
+    for data in (noise(FRAME_BYTES), content(FRAME_BYTES)):
+        buffer = bytearray(data)
+        builder = PackBuilder(zstd_level=3)
+        view = memoryview(buffer)
+        for number in range(32):
+            size = FRAME_BYTES // 32
+            builder.add(entry(b"f%d" % number, size=size), view[number * size : (number + 1) * size])
+        view.release()
+        pack = builder.finish()
+        buffer.clear()  # Raises if anything views it.
+        assert b"".join(placed(pack, place, size, 3) for place in pack.placements) == data
+
+
+def test_a_compressor_serves_one_pack_after_another() -> None:
+    compressor = FrameCompressor(level=3)
+    packs = []
+    for again in (compressor, compressor, None):
+        builder = PackBuilder(zstd_level=3, compressor=again)
+        for number in range(100):
+            builder.add(entry(b"f%d" % number, size=10_000), content(10_000))
+        packs.append(stored(builder.finish()))
+    assert packs[0] == packs[1] == packs[2]
+
+
+def test_the_digest_is_left_out_on_demand() -> None:
+    built = []
+    for digest in (True, False):
+        builder = PackBuilder(zstd_level=3)
+        builder.add(entry(b"f", size=1000), content(1000))
+        built.append(builder.finish(digest=digest))
+    assert built[0].sha256 == hashlib.sha256(stored(built[0])).digest()
+    assert built[1] == msgspec.structs.replace(built[0], sha256=b"")
 
 
 @LEVELS
