@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.flow.buffers import SpareBuffers
 from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender
 from asyncbackup.format.envelope import UNKNOWN_SIZE, Sealer, sealed_size
 from asyncbackup.pipeline.payload import (
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.transfer_settings import TransferSettings
 
 BATCH_PAYLOADS = 64
+KEPT_PACKS = 1
+"""Buffers of a sealed pack that are used again, where the endpoint takes packs as fast as they come."""
 
 
 class _Message:
@@ -65,6 +68,7 @@ class Encryptor:
         self._key = key
         self._gate = gate
         self._messages: dict[LargeUpload, _Message] = {}
+        self.sealed_packs = SpareBuffers(keep=KEPT_PACKS)
 
     async def run(self, payloads: Receiver[Payload], sealed: Sender[Payload]) -> None:
         """Work until the payloads end."""
@@ -111,10 +115,9 @@ class Encryptor:
         sealer = self._sealer(pack.underway.key, pack.size)
         pieces = [pack.body] if isinstance(pack.body, bytes | bytearray | memoryview) else pack.body
         # One buffer for all of it, with room for what an update could give at most.
-        body = bytearray(sealed_size(pack.size) + sealer.room_for(0))
-        view = memoryview(body)
+        view = self.sealed_packs.take(sealed_size(pack.size) + sealer.room_for(0))
         head = sealer.start()
-        body[: len(head)] = head
+        view[: len(head)] = head
         filled = len(head)
         for piece in pieces:
             filled += sealer.update_into(piece, view[filled:])

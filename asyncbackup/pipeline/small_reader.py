@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.format.frames import FrameCompressor
+from asyncbackup.flow.buffers import SpareBuffers
+from asyncbackup.format.frames import LARGE_BYTES, FrameCompressor
 from asyncbackup.format.hidden import hidden_head
 from asyncbackup.format.manifest_entries import entry_fits
 from asyncbackup.format.metadata import object_metadata
-from asyncbackup.format.pack_builder import LARGE_BYTES
 from asyncbackup.model import (
     EMPTY_SHA256,
     ZSTD,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from asyncbackup.store.base import Buffer
 
 READ_ATTEMPTS = 3
+KEPT_ARENAS = 8
+"""Buffers of a batch that are used again: nearly as many as readers and packer have under way at once."""
 FIRST_NAME_FAILED = "it changed during the run, or the content under another name of it could not be saved"
 
 
@@ -68,11 +70,12 @@ class SmallReader:
         self._settings = settings
         self._first: Entry | None = None
         self._of_thread = threading.local()
+        self.arenas = SpareBuffers(keep=KEPT_ARENAS)
 
     def read(self, changes: Sequence[Change]) -> SmallResults:
         """Read every change of a batch; a failure is confined to its entry."""
         results = SmallResults()
-        arena = _Arena(self._settings, changes)
+        arena = _Arena(self._settings, changes, self.arenas)
         folder: bytes | None = None
         descriptor = -1
         try:
@@ -313,7 +316,8 @@ class SmallReader:
 
 
 class _Arena:
-    """One buffer for the contents of a batch that a pack copies, which takes them all in one step.
+    """One buffer for the contents of a batch that a pack copies, which takes them all in one step, and of
+    which each is a part; it is used again when the last of them is gone.
 
     Thousands of small buffers, made in one thread and freed in another, would
     leave the process four times as large.
@@ -321,12 +325,12 @@ class _Arena:
 
     __slots__ = ("_filled", "_room", "_view")
 
-    def __init__(self, settings: TransferSettings, changes: Sequence[Change]) -> None:
+    def __init__(self, settings: TransferSettings, changes: Sequence[Change], buffers: SpareBuffers) -> None:
         self._room = 0
         if settings.packed:
             sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
             self._room = sum(size + 1 for size in sizes if size < LARGE_BYTES)
-        self._view = memoryview(bytearray(self._room))
+        self._view = buffers.take(self._room) if self._room else memoryview(b"")
         self._filled = 0
 
     def read_all(self, descriptor: int, size: int) -> Buffer | None:

@@ -27,11 +27,13 @@ from asyncbackup.pipeline.payload import (
     AbandonUpload,
     CopyPayload,
     LargeUpload,
+    PackPayload,
     PartPayload,
     Payload,
     UploadEnd,
     WholePayload,
 )
+from asyncbackup.pipeline.underway import PackUnderway
 from tests.unit.flow.turns import settle
 from tests.unit.pipeline.readings import RUN, transfer_settings
 
@@ -96,8 +98,8 @@ def read_parts(upload: LargeUpload, content: bytes) -> list[Payload]:
 class Sealing:
     """Some encryptor tasks and what came out of them."""
 
-    def __init__(self, *, capacity: int = 4) -> None:
-        self.gate = ThreadGate("seal", 2)
+    def __init__(self, *, capacity: int = 4, threads: int = 2) -> None:
+        self.gate = ThreadGate("seal", threads)
         self.encryptor = Encryptor(SETTINGS, KEY, self.gate)
         self.into: Sender[Payload]
         self.into, self._received = open_channel("payloads", capacity)
@@ -322,3 +324,28 @@ def test_whatever_the_order_among_uploads_each_is_whole(
 
 async def _seal(payloads: list[Payload], tasks: int) -> list[Payload]:
     return await Sealing().seal(payloads, tasks=tasks)
+
+
+async def test_packs_are_sealed_into_the_same_memory() -> None:
+    # One thread: a second might begin before the first has let go of what it made.
+    sealing = Sealing(threads=1)
+    bodies = [(b"first", b"piece" * 10_000), (b"another" * 8_000,), (b"third",)]
+    async with sealing.running(tasks=1):
+        with sealing.into:
+            for number, body in enumerate(bodies):
+                pack = PackPayload(
+                    underway=PackUnderway(f"packs/{number:06d}.tar", ""),
+                    body=body,
+                    size=sum(map(len, body)),
+                    body_sha256=b"",
+                    encrypted=True,
+                    leased=0,
+                )
+                await sealing.into.send(pack)
+                sealed = await sealing.out.receive()
+                assert isinstance(sealed, PackPayload)
+                assert isinstance(sealed.body, memoryview)
+                assert opened(pack.underway.key, bytes(sealed.body)) == b"".join(body)
+                assert sealed.body_sha256 == hashlib.sha256(sealed.body).digest()
+                del sealed
+    assert sealing.encryptor.sealed_packs.made == 1

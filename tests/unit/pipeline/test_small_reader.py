@@ -634,3 +634,18 @@ def test_a_further_name_of_what_was_not_saved_is_a_failure(
     results = link(tmp_path, b"g", first(known(tmp_path, b"f")))
     assert len(reasons(results)) == 1
     assert "another name" in reasons(results)[0]
+
+
+def test_batches_for_packs_are_read_into_the_same_memory(tmp_path: Path) -> None:
+    for name in (b"a", b"b"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name * 1000)
+    settings = msgspec.structs.replace(transfer_settings(tmp_path), packed=True, pack_below_bytes=10_000)
+    reader = SmallReader(settings)
+    a, b = (upload(see(tmp_path, name)) for name in (b"a", b"b"))
+    first = reader.read([a]).items
+    assert bytes(reader.read([b]).items[0].body) == b"b" * 1000
+    assert bytes(first[0].body) == b"a" * 1000, "still in use"
+    assert reader.arenas.made == 2
+    del first
+    assert bytes(reader.read([a]).items[0].body) == b"a" * 1000
+    assert reader.arenas.made == 2
