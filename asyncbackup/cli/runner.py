@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncbackup.cli.exit_codes import ExitCode
-from asyncbackup.cli.memory import give_large_buffers_back
+from asyncbackup.cli.memory import give_large_buffers_back, search_cycles_less_often
 from asyncbackup.errors import Interrupted
 from asyncbackup.flow.stop import StopRequest
 
@@ -40,6 +40,7 @@ def run_async(
     cancelled ``main``, and what ``main`` raises.
     """
     give_large_buffers_back()
+    search_cycles_less_often()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(main, output=output, graceful=graceful))
 
