@@ -334,13 +334,14 @@ class _Arena:
         self._filled = 0
 
     def read_all(self, descriptor: int, size: int) -> Buffer | None:
-        """Exactly ``size`` bytes to the end of the file, or ``None`` where it has more or fewer."""
+        """As ``_read_all``."""
         if not 0 < size < LARGE_BYTES or self._filled + size >= self._room:
             return _read_all(descriptor, size)
-        # One byte more than there should be shows the end in the same call.
+        # One byte more than there should be shows the end in the same call, together with the size
+        # that the file has afterwards.
         body = self._view[self._filled : self._filled + size + 1]
-        count = 0
-        while count <= size and (more := os.readv(descriptor, [body[count:]])):
+        count = os.readv(descriptor, [body])
+        while count < size and (more := os.readv(descriptor, [body[count:]])):
             count += more
         if count != size:
             return None
@@ -363,7 +364,10 @@ def _place(folder: int, name: bytes) -> int | bytes:
 
 
 def _read_all(descriptor: int, size: int) -> bytes | None:
-    """Exactly ``size`` bytes to the end of the file, or ``None`` where it has more or fewer."""
+    """Exactly ``size`` bytes to the end of the file, or ``None`` where it has more or fewer.
+
+    Of a file that is just growing they may be the first ones; its size tells that afterwards.
+    """
     if not size:
         return None if os.read(descriptor, 1) else b""
     body = os.read(descriptor, size + 1)
@@ -372,9 +376,7 @@ def _read_all(descriptor: int, size: int) -> bytes | None:
         if not more:
             return None
         body += more
-    if len(body) == size:
-        return None if os.read(descriptor, 1) else body
-    return None
+    return body if len(body) == size else None
 
 
 def _moved(before: os.stat_result, after: os.stat_result) -> bool:

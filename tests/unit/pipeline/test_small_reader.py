@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from asyncbackup.pipeline import attributes, small_reader
 from asyncbackup.pipeline.payload import CopyPayload, WholePayload
 from asyncbackup.pipeline.results import Unchanged
 from asyncbackup.pipeline.small_reader import SmallReader, SmallResults
-from tests.unit.pipeline.readings import see, transfer_settings, upload
+from tests.unit.pipeline.readings import MIB, see, transfer_settings, upload
 from tests.unit.pipeline.walks import deep_tree
 from tests.unit.unprivileged import as_nobody, open_folder_for_all
 
@@ -649,3 +649,45 @@ def test_batches_for_packs_are_read_into_the_same_memory(tmp_path: Path) -> None
     del first
     assert bytes(reader.read([a]).items[0].body) == b"a" * 1000
     assert reader.arenas.made == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_small_file_is_read_in_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    for number in range(1, 9):
+        (tmp_path / f"{number}").write_bytes(b"x" * 512 * number)
+    changes = [upload(see(tmp_path, b"%d" % number)) for number in range(1, 9)]
+    settings = msgspec.structs.replace(transfer_settings(tmp_path), packed=packed, pack_below_bytes=MIB)
+    calls: list[int] = []
+    read_once, readv_once = os.read, os.readv
+
+    def counted_read(descriptor: int, size: int) -> bytes:
+        calls.append(descriptor)
+        return read_once(descriptor, size)
+
+    def counted_readv(descriptor: int, buffers: Sequence[memoryview]) -> int:
+        calls.append(descriptor)
+        return readv_once(descriptor, buffers)
+
+    monkeypatch.setattr(os, "read", counted_read)
+    monkeypatch.setattr(os, "readv", counted_readv)
+    results = SmallReader(settings).read(changes)
+    assert len(results.items) + len(results.payloads) == len(calls) == 8
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_comes_in_pieces_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    content = os.urandom(10_000)
+    (tmp_path / "f").write_bytes(content)
+    change = upload(see(tmp_path, b"f"))
+    settings = msgspec.structs.replace(transfer_settings(tmp_path), packed=packed, pack_below_bytes=MIB)
+    read_once, readv_once = os.read, os.readv
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read_once(descriptor, min(size, 3000)))
+    monkeypatch.setattr(os, "readv", lambda descriptor, buffers: readv_once(descriptor, [buffers[0][:3000]]))
+    results = SmallReader(settings).read([change])
+    bodies = [item.body for item in results.items]
+    bodies += [payload.body for payload in results.payloads if isinstance(payload, WholePayload)]
+    assert [bytes(body) for body in bodies] == [content]
