@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from types import NoneType
+from typing import TypeAlias, cast
 
 import msgspec
 
-from asyncbackup.model import Entry, Extent, Pending, join_path, kind_of_mode, split_path
+from asyncbackup.model import Entry, Extent, Pending, kind_of_mode, split_path
 
 EXTENT_COLUMNS = (
     "extent_run, extent_key, extent_offset, extent_length, extent_checksum, extent_part_size, "
@@ -91,44 +92,94 @@ def row_of_entry(entry: Entry, pending: Pending) -> Row:
 
 def entry_of_row(row: Row) -> Entry:
     """The entry of a row in the order of ``COLUMNS``. Raises ``ValueError`` for a row no entry can have."""
+    # Looking at all types at once takes a fifth of the time of looking at each.
+    values = cast("_Values", row) if tuple(map(type, row)) in _USUAL_TYPES else _checked(row)
     (
         folder, name, _, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group, sha256, target,
         hardlink, sparse, xattrs, run, key, offset, length, checksum, part_size, encrypted, compression,
         skip, dev, ino,
-    ) = row  # fmt: skip
+    ) = values  # fmt: skip
     extent = None
     if run is not None:
-        extent = Extent(
-            run=_text(run),
-            key=_text(key),
-            offset=_int(offset),
-            length=_int(length),
-            checksum=_text(checksum),
-            part_size=_int(part_size),
-            encrypted=bool(encrypted),
-            compression=_text(compression),
-            skip=_int(skip),
-        )
+        extent = Extent(run, key, length, offset, checksum, part_size, bool(encrypted), compression, skip)
     return Entry(
-        path=join_path(_bytes(folder), _bytes(name)),
-        kind=kind_of_mode(_int(mode)),
-        mode=_int(mode),
-        size=_int(size),
-        mtime_ns=_int(mtime_ns),
-        ctime_ns=_int(ctime_ns),
-        uid=_int(uid),
-        gid=_int(gid),
-        nlink=_int(nlink),
-        owner=_text(owner),
-        group=_text(group),
-        sha256=_bytes(sha256),
-        target=_bytes(target),
-        hardlink=_text(hardlink),
+        path=folder + b"/" + name if folder else name,
+        kind=kind_of_mode(mode),
+        mode=mode,
+        size=size,
+        mtime_ns=mtime_ns,
+        ctime_ns=ctime_ns,
+        uid=uid,
+        gid=gid,
+        nlink=nlink,
+        owner=owner,
+        group=group,
+        sha256=sha256,
+        target=target,
+        hardlink=hardlink,
         sparse=bool(sparse),
-        xattrs=() if xattrs is None else _xattrs_decoder.decode(_bytes(xattrs)),
+        xattrs=() if xattrs is None else _xattrs_decoder.decode(xattrs),
         extent=extent,
-        dev=_int(dev) % _UINT64,
-        ino=_int(ino) % _UINT64,
+        dev=dev % _UINT64,
+        ino=ino % _UINT64,
+    )
+
+
+# Of an entry without an extent, all of that is None; its first column tells.
+_Values: TypeAlias = tuple[
+    bytes, bytes, int, int, int, int, int, int, int, int, str, str, bytes, bytes, str, int, bytes | None,
+    str | None, str, int, int, str, int, int, str, int, int, int,
+]  # fmt: skip
+_BEFORE_XATTRS = (bytes,) * 2 + (int,) * 8 + (str,) * 2 + (bytes,) * 2 + (str, int)
+_USUAL_TYPES = frozenset(
+    (*_BEFORE_XATTRS, xattrs, *extent, int, int)
+    for xattrs in (bytes, NoneType)
+    for extent in ((str, str, int, int, str, int, int, str, int), (NoneType,) * 9)
+)
+
+
+def _checked(row: Row) -> _Values:
+    """The values of a row in which SQLite kept something otherwise, a time beyond 2262 perhaps."""
+    (
+        folder, name, pending, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, owner, group, sha256, target,
+        hardlink, sparse, xattrs, run, key, offset, length, checksum, part_size, encrypted, compression,
+        skip, dev, ino,
+    ) = row  # fmt: skip
+    return (
+        _bytes(folder),
+        _bytes(name),
+        _int(pending),
+        _int(mode),
+        _int(size),
+        _int(mtime_ns),
+        _int(ctime_ns),
+        _int(uid),
+        _int(gid),
+        _int(nlink),
+        _text(owner),
+        _text(group),
+        _bytes(sha256),
+        _bytes(target),
+        _text(hardlink),
+        _int(sparse),
+        None if xattrs is None else _bytes(xattrs),
+        *(
+            (None, "", 0, 0, "", 0, 0, "", 0)
+            if run is None
+            else (
+                _text(run),
+                _text(key),
+                _int(offset),
+                _int(length),
+                _text(checksum),
+                _int(part_size),
+                _int(encrypted),
+                _text(compression),
+                _int(skip),
+            )
+        ),
+        _int(dev),
+        _int(ino),
     )
 
 
