@@ -13,7 +13,7 @@ import msgspec
 
 from asyncbackup.format.frames import FrameCompressor
 from asyncbackup.format.keys import pack_key
-from asyncbackup.format.pack_builder import BuiltPack, Likeness, PackBuilder, likeness
+from asyncbackup.format.pack_builder import BuiltPack, PackBuilder, likeness
 from asyncbackup.model import ZSTD, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.payload import PackBatch, PackItem, PackPayload, Payload
 from asyncbackup.pipeline.underway import PackUnderway, Sharer, Underway
@@ -44,18 +44,18 @@ class _Member(NamedTuple):
 
 
 class _OpenPack:
-    """A pack that is being built. ``paths`` are those of its members, by index."""
+    """A pack that is being built. ``entries`` are its members, by index."""
 
-    __slots__ = ("alike", "builder", "firsts", "leased", "paths", "underway")
+    __slots__ = ("builder", "copies", "entries", "firsts", "leased", "underway")
 
     def __init__(self, key: str, builder: PackBuilder, *, compression: str) -> None:
         self.builder = builder
         self.underway = PackUnderway(key, compression)
-        self.paths: list[bytes] = []
+        self.entries: list[Entry] = []
         self.firsts: dict[bytes, int] = {}
         """Members with further names, by path, that a link may be made to."""
-        self.alike: dict[Likeness, int] = {}
-        """Members that a copy may be a link to."""
+        self.copies: dict[bytes, list[int]] = {}
+        """Of a content that several members have, for want of likeness, all of these."""
         self.leased = 0
 
 
@@ -122,7 +122,7 @@ class Packer:
                 )
             elif item.link_to and item.link_to in pack.firsts:
                 members.append(_Member(item.entry, link_to=item.link_to))
-                pack.paths.append(item.entry.path)
+                pack.entries.append(item.entry)
                 self._wait(pack.underway, item, pack.firsts[item.link_to])
             elif item.entry.size and (recent := self._recent(item, pack)) is not None:
                 self._budget.release(_whole_lease(item))
@@ -156,18 +156,24 @@ class Packer:
         recent = self._holdings.recent(item.entry.sha256)
         if recent is None or recent[0] is not pack.underway:
             return recent
-        index = pack.alike.get(likeness(item.entry), recent[1] if item.link_to else None)
-        return None if index is None else (pack.underway, index)
+        _, newest = recent
+        wanted = likeness(item.entry)
+        for index in pack.copies.get(item.entry.sha256, (newest,)):
+            if likeness(pack.entries[index]) == wanted:
+                return pack.underway, index
+        return recent if item.link_to else None
 
     def _append(self, item: PackItem, pack: _OpenPack, members: list[_Member]) -> None:
-        entry, index = item.entry, len(pack.paths)
+        entry, index = item.entry, len(pack.entries)
         members.append(_Member(entry, item.body))
-        pack.paths.append(entry.path)
+        pack.entries.append(entry)
         self._wait(pack.underway, item, index)
         if entry.kind is Kind.FILE:
             if entry.size:
+                earlier = self._holdings.recent(entry.sha256)
+                if earlier is not None and earlier[0] is pack.underway:
+                    pack.copies.setdefault(entry.sha256, [earlier[1]]).append(index)
                 self._holdings.expect(entry.sha256, pack.underway, index)
-                pack.alike[likeness(entry)] = index
             if entry.hardlink:
                 pack.firsts[entry.path] = index
 
@@ -183,8 +189,8 @@ class Packer:
         """Let an entry share a content of this run, in the open pack or in something sent before."""
         if underway is pack.underway:
             # A link in the archive, so that whoever extracts it has the file; marked as a copy.
-            members.append(_Member(item.entry, link_to=pack.paths[index], copy=True))
-            pack.paths.append(item.entry.path)
+            members.append(_Member(item.entry, link_to=pack.entries[index].path, copy=True))
+            pack.entries.append(item.entry)
         elif underway.extents:
             extent = underway.extents[index]
             members.append(_Member(msgspec.structs.replace(item.entry, extent=extent), reference=True))

@@ -53,6 +53,7 @@ BATCH_BYTES = 4 * 1024 * 1024
 """Bytes that one hop reads at most, a single larger file apart; a quarter of the budget if that is less."""
 MEMBER_BYTES = 1536
 """What the headers of a pack's member are counted with."""
+_READING = (Action.UPLOAD, Action.RECHECK)
 
 
 class Outlets(NamedTuple):
@@ -87,6 +88,7 @@ class Reader:
             # A pack exceeds its size by a batch at the most.
             batch_bytes = min(batch_bytes, settings.pack_size_bytes // 4)
         self._batch_bytes = max(1, batch_bytes)
+        self._member_bytes = MEMBER_BYTES if settings.packed else 0
         self._parts = LargestParts.of(settings, budget.limit_bytes)
         self._whole_bytes = min(settings.part_size_bytes, self._parts.readable)
         if settings.zstd_level and not self._parts.compressible:
@@ -112,16 +114,17 @@ class Reader:
         with changes, payloads, outcomes, batches if batches is not None else nullcontext():
             async for batch in changes:
                 small, large = self._sort(batch)
-                for part in small:
+                for part, cost in small:
                     if not self._stop.requested:
-                        await self._read_small(part, to)
+                        await self._read_small(part, cost, to)
                 for change in large:
                     if not self._stop.requested:
                         await self._read_large(change, to)
 
-    def _sort(self, batch: list[Change]) -> tuple[list[list[Change]], list[Change]]:
-        """Changes to be read together in one hop, and those read part by part."""
-        together: list[list[Change]] = []
+    def _sort(self, batch: list[Change]) -> tuple[list[tuple[list[Change], int]], list[Change]]:
+        """Changes to be read together in one hop, with what that takes from the budget, and those
+        read part by part."""
+        together: list[tuple[list[Change], int]] = []
         large: list[Change] = []
         current: list[Change] = []
         size = 0
@@ -131,18 +134,20 @@ class Reader:
                 large.append(change)
                 continue
             if current and size + cost > self._batch_bytes:
-                together.append(current)
+                together.append((current, size))
                 current, size = [], 0
             current.append(change)
             size += cost
         if current:
-            together.append(current)
+            together.append((current, size))
         return together, large
 
-    async def _read_small(self, changes: list[Change], to: Outlets, *, attempts: int = READ_ATTEMPTS) -> None:
+    async def _read_small(
+        self, changes: list[Change], cost: int, to: Outlets, *, attempts: int = READ_ATTEMPTS
+    ) -> None:
         # A file that grew since it was listed is not read past the size it was listed with, so
         # what is taken here is what is read at most.
-        taken = await self._budget.acquire(sum(self._cost(change) for change in changes))
+        taken = await self._budget.acquire(cost)
         try:
             results = await self._gate.run(self._small.read, changes)
         except BaseException:
@@ -169,10 +174,10 @@ class Reader:
             await to.outcomes.send(Failure(path=change.entry.path, reason=KEPT_CHANGING))
         elif self._stop.requested:
             pass
-        elif self._cost(change) > self._whole_bytes:
+        elif (cost := self._cost(change)) > self._whole_bytes:
             await self._read_large(change, to, attempts=attempts)
         else:
-            await self._read_small([change], to, attempts=attempts)
+            await self._read_small([change], cost, to, attempts=attempts)
 
     async def _read_large(self, change: Change, to: Outlets, *, attempts: int = READ_ATTEMPTS) -> None:
         """Send a large file, unless the section is packed and holds its content already."""
@@ -351,9 +356,9 @@ class Reader:
 
     def _cost(self, change: Change) -> int:
         """The bytes that reading a change takes from the budget."""
-        reads = change.action in (Action.UPLOAD, Action.RECHECK) and stat.S_ISREG(change.entry.mode)
-        content = change.entry.size if reads else 0
-        return content + MEMBER_BYTES if self._settings.packed else content
+        entry = change.entry
+        reads = change.action in _READING and stat.S_ISREG(entry.mode)
+        return entry.size + self._member_bytes if reads else self._member_bytes
 
     async def _begin(
         self, change: Change, file: LargeFile, resumable: ResumableUpload | None
