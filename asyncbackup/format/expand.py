@@ -17,38 +17,55 @@ from asyncbackup.errors import FormatError
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """What one frame may expand to."""
+EXTRA_BYTES = 16 * 1024
+"""What a :class:`FrameExpander` may expand beyond what was asked for."""
 PIECE_BYTES = 128 * 1024
 """What an :class:`Expander` gives at once: a block of zstd is as large."""
 
 
-def expand(stored: bytes | bytearray | memoryview, size: int, *, name: str) -> bytes:
-    """The first ``size`` bytes of what a series of frames expands to; the rest is not expanded.
+class FrameExpander:
+    """Expands frames of packs one after another, each into the same memory. Not thread-safe."""
 
-    Meant for a frame of a pack: what it gives is held whole. Raises
-    :class:`FormatError`, which says ``name``, for frames that are damaged, end
-    early or expand to less, and for more than 16 MiB.
-    """
-    content, error = expand_prefix(stored, size, name=name)
-    if error is not None:
-        raise error
-    return content
+    def __init__(self) -> None:
+        self._decompressor = _decompressor()
+        self._content = memoryview(bytearray())
 
+    def prefix(
+        self, stored: bytes | bytearray | memoryview, size: int, *, name: str
+    ) -> tuple[memoryview, FormatError | None]:
+        """The first ``size`` bytes of what a series of frames expands to, valid until the next call.
 
-def expand_prefix(
-    stored: bytes | bytearray | memoryview, size: int, *, name: str
-) -> tuple[bytes, FormatError | None]:
-    """As :func:`expand`; where that raises, what comes before the damage, and the error."""
-    try:
-        announced = zstandard.get_frame_parameters(bytes(stored[:_HEADER_BYTES])).content_size
-        if size > MAX_FRAME_BYTES or MAX_FRAME_BYTES < announced < zstandard.CONTENTSIZE_UNKNOWN:
-            return b"", _error(name, f"a frame is to expand to more than {MAX_FRAME_BYTES} bytes")
-        with _decompressor().stream_reader(stored, read_across_frames=True) as reader:
-            content: bytes = reader.read(size)
-    except zstandard.ZstdError:
-        return _salvaged(stored, size, name)
-    if len(content) < size:
-        return content, _error(name, f"{len(content)} bytes are in it where {size} belong")
-    return content, None
+        Where they are damaged, end early, expand to less or to more than 16 MiB,
+        what comes before and an error that says ``name``.
+        """
+        try:
+            announced = zstandard.get_frame_parameters(bytes(stored[:_HEADER_BYTES])).content_size
+            if size > MAX_FRAME_BYTES or MAX_FRAME_BYTES < announced < zstandard.CONTENTSIZE_UNKNOWN:
+                reason = f"a frame is to expand to more than {MAX_FRAME_BYTES} bytes"
+                return memoryview(b""), _error(name, reason)
+            content = self._expanded(stored, size, announced)
+        except zstandard.ZstdError:
+            salvaged, error = _salvaged(stored, size, name)
+            return memoryview(salvaged), error
+        if len(content) < size:
+            return content, _error(name, f"{len(content)} bytes are in it where {size} belong")
+        return content[:size], None
+
+    def _expanded(self, stored: bytes | bytearray | memoryview, size: int, announced: int) -> memoryview:
+        # To its end a frame is expanded at once; up to a place before, zstd goes through buffers of its
+        # own. What follows the last content is little: the padding of tar.
+        if size < announced <= size + EXTRA_BYTES:
+            try:
+                return self._read(stored, announced)
+            except zstandard.ZstdError:
+                pass  # Perhaps only what was not asked for is damaged.
+        return self._read(stored, size)
+
+    def _read(self, stored: bytes | bytearray | memoryview, size: int) -> memoryview:
+        if len(self._content) < size:
+            self._content = memoryview(bytearray(size))
+        with self._decompressor.stream_reader(stored, read_across_frames=True) as reader:
+            return self._content[: reader.readinto(self._content[:size])]
 
 
 def _salvaged(

@@ -30,6 +30,7 @@ from asyncbackup.format.envelope import (
 
 if TYPE_CHECKING:
     from asyncbackup.format.keyslots import RepositoryKey
+    from asyncbackup.format.stretch import Stretch
 
 HEAD_SIZE = HEADER_SIZE + PREAMBLE_SIZE
 """What a range opener needs of the object's beginning: header, salt, commitment."""
@@ -38,6 +39,7 @@ _INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
 _SALT_BYTES = 24
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+_TAG_BYTES = SEALED_CHUNK_SIZE - CHUNK_SIZE
 
 
 class RangeOpener:
@@ -113,6 +115,18 @@ class RangeOpener:
         except InvalidTag:
             raise self._damaged() from None
 
+    def open_chunk_into(self, number: int, stored: memoryview, content: memoryview) -> None:
+        """As :meth:`open_chunk`, into the beginning of ``content``. What is there is not to be read
+        if this raises."""
+        size = len(stored) - _TAG_BYTES
+        if size < 0:
+            raise self._damaged()
+        nonce = (self._base_nonce ^ number).to_bytes(_NONCE_BYTES)
+        try:
+            self._aead.decrypt_into(nonce, stored, None, content[:size])
+        except InvalidTag:
+            raise self._damaged() from None
+
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ValueError(f"{length} bytes from {offset} are not within {self.size}")
@@ -128,38 +142,56 @@ class SpanReader:
 
     ``stored`` is what ``stored_range(offset, length)`` of the opener asks for.
     Read in ascending order, each chunk is opened once, and a damaged one fails
-    only what lies in it. Not thread-safe.
+    only what lies in it. What is opened takes memory for the longest read and
+    is not allocated anew for each. Not thread-safe.
     """
 
-    def __init__(self, opener: RangeOpener, offset: int, length: int, stored: bytes | bytearray) -> None:
+    def __init__(self, opener: RangeOpener, offset: int, length: int, stored: Stretch) -> None:
         _, count = opener.stored_range(offset, length)
         if len(stored) != count:
             raise ValueError(f"{count} bytes belong to this range, not {len(stored)}")
         self._opener = opener
         self._first = offset // CHUNK_SIZE
-        self._stored = memoryview(stored).cast("B")
-        self._last = (-1, b"")
+        self._stored = stored
+        self._opened = memoryview(bytearray())
+        self._begin = self._end = 0
+        """The numbers of the first chunk that is open, and of the one after the last."""
 
-    def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes of the object's content from ``offset``, within the stretch.
+    def read(self, offset: int, length: int) -> memoryview:
+        """``length`` bytes of the object's content from ``offset``, within the stretch. Valid until
+        the next call.
 
         Raises :class:`~asyncbackup.errors.AuthenticationError`.
         """
         if not length:
-            return b""
-        first, last = offset // CHUNK_SIZE, (offset + length - 1) // CHUNK_SIZE
-        begin, end = offset - first * CHUNK_SIZE, offset + length - first * CHUNK_SIZE
-        if first == last:
-            return self._chunk(first)[begin:end]
-        return b"".join([self._chunk(number) for number in range(first, last + 1)])[begin:end]
+            return memoryview(b"")
+        first, end = offset // CHUNK_SIZE, (offset + length - 1) // CHUNK_SIZE + 1
+        if first < self._begin or end > self._end:
+            self._open(first, end)
+        begin = offset - self._begin * CHUNK_SIZE
+        return self._opened[begin : begin + length]
 
-    def _chunk(self, number: int) -> bytes:
-        known, content = self._last
-        if known != number:
+    def _open(self, first: int, end: int) -> None:
+        """Have the chunks from ``first`` to before ``end`` open. Those that are stay so."""
+        opened = self._opened
+        if len(opened) < (end - first) * CHUNK_SIZE:
+            opened = memoryview(bytearray((end - first) * CHUNK_SIZE))
+        number = first
+        if self._begin <= first < self._end:
+            number = min(end, self._end)
+            size = (number - first) * CHUNK_SIZE
+            begin = (first - self._begin) * CHUNK_SIZE
+            opened[:size] = self._opened[begin : begin + size]
+        self._opened = opened
+        # Until all are open none is: what was not authentic may lie in the buffer.
+        self._begin = self._end = 0
+        while number < end:
             place = (number - self._first) * SEALED_CHUNK_SIZE
-            content = self._opener.open_chunk(number, self._stored[place : place + SEALED_CHUNK_SIZE])
-            self._last = (number, content)
-        return content
+            begin = (number - first) * CHUNK_SIZE
+            stored = self._stored.view(place, place + SEALED_CHUNK_SIZE)
+            self._opener.open_chunk_into(number, stored, opened[begin : begin + CHUNK_SIZE])
+            number += 1
+        self._begin, self._end = first, end
 
 
 class RangeStream:

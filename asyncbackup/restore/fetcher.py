@@ -84,7 +84,7 @@ class Fetcher:
             return (await self._repository.store.head(key)).size
 
     async def all_of(self, source: Source) -> list[bytes]:
-        """All stored bytes of a source."""
+        """All stored bytes of a source, in the pieces in which they came."""
         taken: list[bytes] = []
 
         async def take(chunks: list[bytes]) -> None:
@@ -93,19 +93,9 @@ class Fetcher:
         await self.pour(source, take, window_bytes=source.length)
         return taken
 
-    async def stretch(self, key: str, offset: int, length: int) -> bytearray:
-        """``length`` stored bytes of an object from ``offset``. Raises ``BeyondEndError`` too."""
-        stretch = bytearray(length)
-        place = 0
-
-        async def take(chunks: list[bytes]) -> None:
-            nonlocal place
-            for chunk in chunks:
-                stretch[place : place + len(chunk)] = chunk
-                place += len(chunk)
-
-        await self.pour(Source(key, offset, length, whole=False), take, window_bytes=1)
-        return stretch
+    async def stretch(self, key: str, offset: int, length: int) -> list[bytes]:
+        """``length`` stored bytes of an object from ``offset``, in pieces. Raises ``BeyondEndError`` too."""
+        return await self.all_of(Source(key, offset, length, whole=False))
 
     async def pour(
         self,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from asyncbackup.errors import AuthenticationError, FormatError
-from asyncbackup.format.expand import expand_prefix
+from asyncbackup.format.expand import FrameExpander
 from asyncbackup.format.range_opener import RangeOpener, SpanReader
+from asyncbackup.format.stretch import Stretch
 from asyncbackup.restore.content import Content, check_content
 from asyncbackup.restore.fetcher import ATTEMPTS, BeyondEndError, Fetcher
 from asyncbackup.restore.hops import hop
@@ -74,7 +75,7 @@ class PackedFiles:
 
     async def _stretch(
         self, span: Span, opener: RangeOpener | None, size: int | None, outcomes: list[Outcome]
-    ) -> tuple[bytearray, Span | None]:
+    ) -> tuple[Stretch, Span | None]:
         """The stored bytes of the part of a span that lies within ``size`` bytes (where that is known)."""
         inside: Span | None = span
         if size is not None and span.stop > size:
@@ -82,21 +83,21 @@ class PackedFiles:
             reason = f"its object {span.key!r} holds only {size} bytes, and its content lies beyond them"
             outcomes += [failed(member.row, reason) for member in outside]
         if inside is None:
-            return bytearray(), None
+            return Stretch(()), None
         offset, length = inside.stored_range(opener)
-        return await self._fetcher.stretch(span.key, offset, length), inside
+        return Stretch(await self._fetcher.stretch(span.key, offset, length)), inside
 
 
 class SpanContents:
     """The contents of a span's members, opened, expanded and checked. Used in a thread.
 
     Asked for in the span's order, each chunk of a sealed pack is opened and
-    each frame expanded once, whoever shares it.
+    each frame expanded once, whoever shares it, and always into the same memory.
     """
 
-    def __init__(self, span: Span, stored: bytearray, opener: RangeOpener | None) -> None:
+    def __init__(self, span: Span, stored: Stretch, opener: RangeOpener | None) -> None:
         self._start = span.start
-        self._stored = memoryview(stored)
+        self._stored = stored
         self._sealed = (
             None if opener is None else SpanReader(opener, span.start, span.stop - span.start, stored)
         )
@@ -106,12 +107,14 @@ class SpanContents:
             if content.compressed:
                 place = (content.offset, content.length)
                 self._needed[place] = max(self._needed.get(place, 0), content.skip + content.size)
+        self._expander = FrameExpander()
         self._place = (-1, -1)
         self._frame = memoryview(b"")
         self._error: FormatError | None = None
 
-    def of(self, member: Member) -> bytes | memoryview:
-        """The content of a member. Raises ``ContentError`` unless it is what was saved."""
+    def of(self, member: Member) -> memoryview:
+        """The content of a member, valid until the next call. Raises ``ContentError`` unless it is
+        what was saved."""
         content = member.content
         try:
             found = self._expanded(content) if content.compressed else self._read(content)
@@ -123,21 +126,23 @@ class SpanContents:
     def _expanded(self, content: Content) -> memoryview:
         place = (content.offset, content.length)
         if place != self._place:
-            frame, self._error = expand_prefix(self._read(content), self._needed[place], name=content.key)
-            self._frame, self._place = memoryview(frame), place
+            self._frame, self._error = self._expander.prefix(
+                self._read(content), self._needed[place], name=content.key
+            )
+            self._place = place
         stop = content.skip + content.size
         if stop > len(self._frame):
             raise ContentError(f"its object {self._error}", damaged=True)
         return self._frame[content.skip : stop]
 
-    def _read(self, content: Content) -> bytes | memoryview:
+    def _read(self, content: Content) -> memoryview:
         if self._sealed is not None:
             return self._sealed.read(content.offset, content.length)
         begin = content.offset - self._start
-        return self._stored[begin : begin + content.length]
+        return self._stored.view(begin, begin + content.length)
 
 
-def _write(builder: Builder, span: Span, stored: bytearray, opener: RangeOpener | None) -> Written:
+def _write(builder: Builder, span: Span, stored: Stretch, opener: RangeOpener | None) -> Written:
     return builder.write_members(span.members, SpanContents(span, stored, opener))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from asyncbackup.catalog.selection import SelectedEntry
+from asyncbackup.format.expand import EXTRA_BYTES
 from asyncbackup.restore.content import Content, content_of
 from asyncbackup.restore.outcome import ContentError
 
@@ -45,7 +46,7 @@ class Span(msgspec.Struct, frozen=True):
     @property
     def held_bytes(self) -> int:
         """Bytes in memory while the span is written: as it is stored (chunks of a sealed one rounded
-        up), and one frame, opened and expanded, beside it."""
+        up), and one frame, opened and expanded (with what may follow its contents), beside it."""
         stored = self.stop - self.start
         opened = expanded = 0
         for member in self.members:
@@ -53,7 +54,7 @@ class Span(msgspec.Struct, frozen=True):
             if content.encrypted:
                 opened = max(opened, content.length)
             if content.compressed:
-                expanded = max(expanded, content.skip + content.size)
+                expanded = max(expanded, content.skip + content.size + EXTRA_BYTES)
         return stored + opened + expanded
 
     def split(self, size: int) -> tuple[Span | None, list[Member]]:

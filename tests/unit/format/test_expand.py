@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from asyncbackup.errors import FormatError
-from asyncbackup.format.expand import MAX_FRAME_BYTES, PIECE_BYTES, Expander, expand, expand_prefix
+from asyncbackup.format.expand import MAX_FRAME_BYTES, PIECE_BYTES, Expander, FrameExpander
 
 MIB = 1024 * 1024
 NAME = "home/data/RUN/packs/000001.tar.zst"
@@ -23,6 +23,13 @@ def frame(content: bytes, *, write_checksum: bool = False, write_content_size: b
         level=3, write_checksum=write_checksum, write_content_size=write_content_size
     )
     return compressor.compress(content)
+
+
+def expand(stored: bytes, size: int) -> bytes:
+    content, error = FrameExpander().prefix(stored, size, name=NAME)
+    if error is not None:
+        raise error
+    return bytes(content)
 
 
 def bomb(blocks: int) -> bytes:
@@ -53,7 +60,7 @@ def content_of(seed: int, size: int) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
 def test_the_first_bytes_of_a_frame(size: int) -> None:
     content = content_of(1, 400_000)
-    assert expand(frame(content), size, name=NAME) == content[:size]
+    assert expand(frame(content), size) == content[:size]
 
 
 @pytest.mark.parametrize("checksum", [False, True])
@@ -64,7 +71,7 @@ def test_frames_however_they_arrive(checksum: bool, sized: bool, step: int) -> N
         content_of(seed, size) for seed, size in enumerate((100_000, 0, 1, 128 * 1024, 300_000, 131_073))
     ]
     stored = b"".join(frame(part, write_checksum=checksum, write_content_size=sized) for part in parts)
-    assert expand(stored, sum(map(len, parts)), name=NAME) == b"".join(parts)
+    assert expand(stored, sum(map(len, parts))) == b"".join(parts)
     expander = Expander(name=NAME)
     pieces: list[bytes] = []
     for start in range(0, len(stored), step):
@@ -100,7 +107,7 @@ def damaged_frames() -> Iterator[tuple[str, bytes, str]]:
 def test_damage_names_the_object(stored: bytes, reason: str) -> None:
     with pytest.raises(FormatError, match=reason) as caught:
         # One byte more than is in it: it has to be expanded to its end.
-        expand(stored, 100_001, name=NAME)
+        expand(stored, 100_001)
     assert NAME in str(caught.value)
 
 
@@ -108,14 +115,32 @@ def test_what_stands_before_the_damage_is_told() -> None:
     content = Random(3).randbytes(300_000)  # blocks of 128 KiB, stored as they are
     stored = bytearray(frame(content, write_checksum=True))
     stored[-1] ^= 1
-    prefix, error = expand_prefix(stored, 300_001, name=NAME)
+    expander = FrameExpander()
+    prefix, error = expander.prefix(stored, 300_001, name=NAME)
     assert prefix == content[: len(prefix)]
     assert len(prefix) >= 2 * PIECE_BYTES
     assert "checksum" in str(error)
-    prefix, error = expand_prefix(frame(content), 300_001, name=NAME)
+    prefix, error = expander.prefix(frame(content), 300_001, name=NAME)
     assert prefix == content
     assert "300000 bytes are in it where 300001 belong" in str(error)
-    assert expand_prefix(stored, 100_000, name=NAME) == (content[:100_000], None)
+    for size in (100_000, 299_000):
+        prefix, error = expander.prefix(stored, size, name=NAME)
+        assert (bytes(prefix), error) == (content[:size], None)
+
+
+def test_frames_are_expanded_into_the_same_memory() -> None:
+    content = content_of(4, 3 * MIB)
+    stored = frame(content)
+    expander = FrameExpander()
+    expander.prefix(stored, len(content) - 512, name=NAME)
+    tracemalloc.start()
+    for size in (len(content) - 512, len(content), 1000):
+        prefix, error = expander.prefix(stored, size, name=NAME)
+        assert prefix == memoryview(content)[:size]
+        assert error is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < MIB
 
 
 def test_damage_shows_in_a_stream_too() -> None:
@@ -128,16 +153,16 @@ def test_damage_shows_in_a_stream_too() -> None:
 
 def test_frames_that_announce_too_much_are_not_begun() -> None:
     with pytest.raises(FormatError, match="to more than 16777216 bytes"):
-        expand(frame(bytes(MAX_FRAME_BYTES + 1)), 10, name=NAME)
+        expand(frame(bytes(MAX_FRAME_BYTES + 1)), 10)
     with pytest.raises(FormatError, match="to more than 16777216 bytes"):
-        expand(frame(b"small"), MAX_FRAME_BYTES + 1, name=NAME)
+        expand(frame(b"small"), MAX_FRAME_BYTES + 1)
 
 
 @pytest.mark.usefixtures("peak")
 def test_a_bomb_gives_what_was_asked_for() -> None:
     stored = bomb(256 * 1024)  # 1 MiB, 32 GiB expanded
     assert len(stored) == pytest.approx(MIB, abs=10)
-    assert expand(stored, 3 * MIB + 1, name=NAME) == bytes(3 * MIB + 1)
+    assert expand(stored, 3 * MIB + 1) == bytes(3 * MIB + 1)
     pieces = Expander(name=NAME).feed(stored)
     digest = hashlib.sha256()
     for _ in range(100):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from asyncbackup.errors import AuthenticationError, FormatError
 from asyncbackup.format.envelope import CHUNK_SIZE, SEALED_CHUNK_SIZE, UNKNOWN_SIZE, Sealer
 from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.format.range_opener import HEAD_SIZE, RangeOpener, RangeStream, SpanReader
+from asyncbackup.format.stretch import Stretch
 from tests.unit.format.vectors import content
 
 KEY = RepositoryKey(b"k" * 32)
@@ -141,7 +144,8 @@ def test_a_range_that_is_cut_or_changed_on_the_way() -> None:
         stream.finish()
 
 
-def test_members_of_a_span_fail_alone() -> None:
+@pytest.mark.parametrize("step", [1000, SEALED_CHUNK_SIZE, 10**6])
+def test_members_of_a_span_fail_alone(step: int) -> None:
     plain = content(10 * CHUNK_SIZE + 77)
     stored = seal(plain)
     opener = ranges_of(stored)
@@ -149,13 +153,40 @@ def test_members_of_a_span_fail_alone() -> None:
     offset, length = opener.stored_range(begin, size)
     span = bytearray(stored[offset : offset + length])
     span[4 * SEALED_CHUNK_SIZE] ^= 1  # chunk 5 of the object
-    reader = SpanReader(opener, begin, size, span)
+    pieces = [span[start : start + step] for start in range(0, length, step)]
+    reader = SpanReader(opener, begin, size, Stretch(pieces))
     assert reader.read(begin, 100) == plain[begin : begin + 100]
-    assert reader.read(begin, 0) == b""
+    assert not reader.read(begin, 0)
     assert reader.read(begin + 100, 3 * CHUNK_SIZE) == plain[begin + 100 : begin + 100 + 3 * CHUNK_SIZE]
     with pytest.raises(AuthenticationError, match="home/data/x"):
         reader.read(4 * CHUNK_SIZE + 100, CHUNK_SIZE)
+    assert reader.read(4 * CHUNK_SIZE + 100, 10) == plain[4 * CHUNK_SIZE + 100 : 4 * CHUNK_SIZE + 110]
     assert reader.read(6 * CHUNK_SIZE, 10) == plain[6 * CHUNK_SIZE : 6 * CHUNK_SIZE + 10]
     assert reader.read(begin + size - 80, 80) == plain[-80:]
     with pytest.raises(ValueError, match="belong to this range"):
-        SpanReader(opener, begin, size, span[:-1])
+        SpanReader(opener, begin, size, Stretch([span[:-1]]))
+
+
+def test_a_span_opens_each_chunk_once_and_into_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = content(40 * CHUNK_SIZE)
+    stored = seal(plain)
+    opener = ranges_of(stored)
+    offset, length = opener.stored_range(0, len(plain))
+    opened: list[int] = []
+    open_chunk_into = RangeOpener.open_chunk_into
+
+    def counted(self: RangeOpener, number: int, stored: memoryview, content: memoryview) -> None:
+        opened.append(number)
+        open_chunk_into(self, number, stored, content)
+
+    monkeypatch.setattr(RangeOpener, "open_chunk_into", counted)
+    reader = SpanReader(opener, 0, len(plain), Stretch([stored[offset : offset + length]]))
+    step = 5 * CHUNK_SIZE - 1000
+    reader.read(0, step)
+    tracemalloc.start()
+    for begin in range(step, len(plain) - step, step):
+        assert reader.read(begin, step) == plain[begin : begin + step]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * (step + 2 * CHUNK_SIZE)
+    assert opened == sorted(set(opened))
