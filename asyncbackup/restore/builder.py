@@ -42,7 +42,7 @@ class FetchedFile(msgspec.Struct, frozen=True, gc=False):
 
     row: SelectedEntry
     content: Content
-    stored: list[bytes]
+    stored: Sequence[bytes]
     checker: Checker
 
     def pieces(self) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from asyncbackup.format.range_opener import HEAD_SIZE, RangeOpener, RangeStream
 from asyncbackup.restore.content import Content, Opening
 from asyncbackup.restore.heads import PackHeads
 from asyncbackup.restore.outcome import ContentError
+from asyncbackup.store.base import OTHER_SIZE
 
 if TYPE_CHECKING:
     from asyncbackup.repository.open import Repository
@@ -83,19 +84,33 @@ class Fetcher:
         with _confined(key):
             return (await self._repository.store.head(key)).size
 
-    async def all_of(self, source: Source) -> list[bytes]:
+    async def all_of(self, source: Source) -> Sequence[bytes]:
         """All stored bytes of a source, in the pieces in which they came."""
+        if source.whole:
+            return await self._whole(source.key, source.length)
+        return await self.stretch(source.key, source.offset, source.length)
+
+    async def stretch(self, key: str, offset: int, length: int) -> list[bytes]:
+        """``length`` stored bytes of an object from ``offset``, in pieces. Raises ``BeyondEndError`` too."""
         taken: list[bytes] = []
 
         async def take(chunks: list[bytes]) -> None:
             taken.extend(chunks)
 
-        await self.pour(source, take, window_bytes=source.length)
+        await self.pour(Source(key, offset, length, whole=False), take, window_bytes=length)
         return taken
 
-    async def stretch(self, key: str, offset: int, length: int) -> list[bytes]:
-        """``length`` stored bytes of an object from ``offset``, in pieces. Raises ``BeyondEndError`` too."""
-        return await self.all_of(Source(key, offset, length, whole=False))
+    async def _whole(self, key: str, size: int) -> Sequence[bytes]:
+        try:
+            pieces = await self._repository.store.fetch(key, size=size)
+        except StoreError as error:
+            if error.code == OTHER_SIZE:
+                raise ContentError(f"its object {key!r} {error.reason}") from error
+            if (confined := _confined_error(key, error)) is not None:
+                raise confined from error
+            raise
+        self._counters.bytes_downloaded += size
+        return pieces
 
     async def pour(
         self,
@@ -201,9 +216,16 @@ def _confined(key: str) -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        reason = f"its object {key!r}: {error.reason}"
-        if error.code in _BEYOND_END:
-            raise BeyondEndError(reason) from error
-        if isinstance(error, ObjectMissingError | ObjectRefusedError) or error.code in _CONFINED_CODES:
-            raise ContentError(reason) from error
+        if (confined := _confined_error(key, error)) is not None:
+            raise confined from error
         raise
+
+
+def _confined_error(key: str, error: StoreError) -> ContentError | None:
+    """What an error of the store means for the one object, ``None`` where it concerns more."""
+    reason = f"its object {key!r}: {error.reason}"
+    if error.code in _BEYOND_END:
+        return BeyondEndError(reason)
+    if isinstance(error, ObjectMissingError | ObjectRefusedError) or error.code in _CONFINED_CODES:
+        return ContentError(reason)
+    return None

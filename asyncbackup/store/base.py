@@ -32,9 +32,14 @@ from typing import TYPE_CHECKING, NewType, Protocol
 
 import msgspec
 
+from asyncbackup.errors import StoreError
+
 if TYPE_CHECKING:
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.model import RequestCounts
+
+OTHER_SIZE = "OtherSize"
+"""The code of the error that an object is not as large as was said."""
 
 Buffer = bytes | bytearray | memoryview
 Body = Buffer | Sequence[Buffer]
@@ -159,6 +164,12 @@ class Store(Protocol):
     async def get(self, key: str, *, limit: int) -> bytes:
         """The whole object. More than ``limit`` bytes raise ``StoreError`` before they are kept."""
 
+    async def fetch(self, key: str, *, size: int) -> Sequence[bytes]:
+        """The whole object in pieces, ``size`` bytes in all: the quickest way to a small one.
+
+        Another size raises ``StoreError`` with the code ``OTHER_SIZE``; no more is kept than was asked for.
+        """
+
     async def head(self, key: str) -> ObjectInfo:
         """Size, checksum and metadata. Raises ``ObjectMissingError``."""
 
@@ -213,3 +224,8 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Close connections. Idempotent."""
+
+
+def other_size(key: str, found: int, size: int) -> StoreError:
+    """What ``fetch`` raises for an object that has ``found`` bytes, or more, instead of ``size``."""
+    return StoreError("GetObject", key, f"holds {found} bytes, not {size}", code=OTHER_SIZE)

@@ -27,6 +27,7 @@ from asyncbackup.store.base import (
     PutResult,
     UploadId,
     UploadPage,
+    other_size,
 )
 from asyncbackup.store.body import body_size
 from asyncbackup.store.endpoint_clock import EndpointClock
@@ -212,7 +213,27 @@ class S3Store:
             await reader.start()
             yield reader
         finally:
-            await reader.aclose()
+            reader.close()
+
+    async def fetch(self, key: str, *, size: int) -> list[bytes]:
+        reader = S3Reader(self._requests, self._transport, key, offset=0, length=None, described=False)
+        pieces: list[bytes] = []
+        try:
+            await reader.start()
+            announced = reader.info.size
+            if announced not in (-1, size):
+                raise other_size(key, announced, size)
+            got = 0
+            while piece := await reader.read():
+                got += len(piece)
+                if got > size:
+                    break
+                pieces.append(piece)
+        finally:
+            reader.close()
+        if got != size:
+            raise other_size(key, got, size)
+        return pieces
 
     async def get(self, key: str, *, limit: int) -> bytes:
         chunks: list[bytes] = []

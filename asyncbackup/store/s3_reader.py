@@ -23,20 +23,29 @@ SLOWEST_BYTES_PER_SECOND = 1024
 
 
 class S3Reader:
-    """An open object, or a range of it. Iterate once; :meth:`aclose` in any case.
+    """An open object, or a range of it. Iterate once; :meth:`close` in any case.
 
-    Holds a request slot while a connection is open. After a break it goes on with a further
+    Without ``described`` of its ``info`` only size and ETag are filled. Holds a request slot while a
+    connection is open. After a break it goes on with a further
     ranged GET, under ``If-Match`` so that two objects are never mixed. Servers that answer a
     range request with the whole object are understood.
     """
 
     def __init__(
-        self, requests: S3Requests, transport: Transport, key: str, *, offset: int, length: int | None
+        self,
+        requests: S3Requests,
+        transport: Transport,
+        key: str,
+        *,
+        offset: int,
+        length: int | None,
+        described: bool = True,
     ) -> None:
         self.info = ObjectInfo(key=key, size=-1)
         self._requests = requests
         self._transport = transport
         self._key = key
+        self._described = described
         self._position = offset
         self._end = offset + length if length is not None else -1
         self._download: Download | None = None
@@ -51,11 +60,16 @@ class S3Reader:
         """Send the first GET; afterwards ``info`` is known."""
         await self._connect(if_match="")
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Drop the connection and give the slot back. Idempotent."""
         self._disconnect(Outcome.ANSWERED)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await self.read():
+            yield chunk
+
+    async def read(self) -> bytes:
+        """The next bytes; ``b""`` at the end, where the slot is given back."""
         while self._position < self._end or self._end < 0:
             try:
                 chunk = await self._receive()
@@ -63,14 +77,14 @@ class S3Reader:
                 failure = error
             else:
                 if chunk:
-                    yield chunk
-                    continue
+                    return chunk
                 if self._end < 0:
                     break  # Neither the caller nor the endpoint named a length.
                 missing = self._end - self._position
                 failure = self._broken(f"the body ended {missing} bytes early", "ShortBody")
             await self._resume(failure)
         self._disconnect(Outcome.ANSWERED)
+        return b""
 
     async def _receive(self) -> bytes:
         """The next bytes that belong to what was asked for; ``b""`` at the end of the body."""
@@ -91,6 +105,19 @@ class S3Reader:
 
     async def _read(self) -> bytes:
         assert self._download is not None, "a reader is iterated once, before it is closed"
+        # A small object comes whole with its head: then there is nothing to wait for, and no time to limit.
+        chunk = self._download.received() or await self._wait()
+        self._since_break += len(chunk)
+        self._received += len(chunk)
+        if (
+            self._waited_seconds
+            > self._requests.timeout_seconds + self._since_break / SLOWEST_BYTES_PER_SECOND
+        ):
+            raise self._broken("the body comes too slowly", "Timeout")
+        return chunk
+
+    async def _wait(self) -> bytes:
+        assert self._download is not None
         started = self._requests.clock.now()
         patience = self._requests.timeout_seconds
         try:
@@ -99,10 +126,6 @@ class S3Reader:
         except TimeoutError as error:
             raise self._broken(f"no byte came for {patience:.0f} s", "Timeout") from error
         self._waited_seconds += self._requests.clock.now() - started
-        self._since_break += len(chunk)
-        self._received += len(chunk)
-        if self._waited_seconds > patience + self._since_break / SLOWEST_BYTES_PER_SECOND:
-            raise self._broken("the body comes too slowly", "Timeout")
         return chunk
 
     async def _resume(self, failure: TransientError) -> None:
@@ -120,7 +143,9 @@ class S3Reader:
 
         async def send(_: Deadline) -> Download:
             self._began = self._requests.clock.now()
-            return await self._transport.open(self._key, offset=offset, length=length, if_match=if_match)
+            return await self._transport.open(
+                self._key, offset=offset, length=length, if_match=if_match, described=self._described
+            )
 
         self._received = 0
         self._download = await self._requests.run("GetObject", self._key, send, keep_slot=True)

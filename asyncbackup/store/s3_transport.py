@@ -35,6 +35,9 @@ class Download(Protocol):
     length: int
     """Bytes that the body announces; -1 where it does not."""
 
+    def received(self) -> bytes:
+        """The next bytes if there are some already, else ``b""``."""
+
     async def read(self) -> bytes:
         """The next bytes; ``b""`` at the end. Raises ``TransientError`` when the connection breaks."""
 
@@ -81,8 +84,13 @@ class Transport(Protocol):
     ) -> PartReceipt:
         """Send one part."""
 
-    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
-        """Begin to read an object, or a range of it, optionally only while its ETag is ``if_match``."""
+    async def open(
+        self, key: str, *, offset: int, length: int | None, if_match: str, described: bool
+    ) -> Download:
+        """Begin to read an object, or a range of it, optionally only while its ETag is ``if_match``.
+
+        Unless ``described``, only size and ETag are looked for in the answer.
+        """
 
     async def head(self, key: str) -> ObjectInfo:
         """Size, checksum and metadata of an object."""
@@ -140,7 +148,9 @@ class BotoTransport:
         check_write("UploadPart", key, answer, expected=checksum)
         return PartReceipt(number=number, size=body_size(body), etag=answer["ETag"], sha256=sha256)
 
-    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+    async def open(
+        self, key: str, *, offset: int, length: int | None, if_match: str, described: bool
+    ) -> Download:
         options: dict[str, Any] = {}
         if offset or length is not None:
             options["Range"] = f"bytes={offset}-" + (str(offset + length - 1) if length is not None else "")
@@ -196,6 +206,9 @@ class _BotoDownload:
         if self.start < 0 and not ranged:
             self.start, total = 0, self.length
         self.info = object_info(key, answer, size=total)
+
+    def received(self) -> bytes:
+        return b""
 
     async def read(self) -> bytes:
         with translated(self._target):

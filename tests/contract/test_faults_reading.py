@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -60,8 +60,15 @@ async def _read(store: Store, offset: int = 0, length: int | None = None) -> byt
         return b"".join([chunk async for chunk in reader])
 
 
+async def _fetch(store: Store) -> bytes:
+    return b"".join(await store.fetch("key", size=len(BODY)))
+
+
+@pytest.mark.parametrize("read", [_read, _fetch])
 @pytest.mark.parametrize("after", [0, 1, 700_000, len(BODY) - 1])
-async def test_a_broken_connection_is_resumed(proxy: FaultProxy, through: OpenStore, after: int) -> None:
+async def test_a_broken_connection_is_resumed(
+    proxy: FaultProxy, through: OpenStore, after: int, read: Callable[[Store], Awaitable[bytes]]
+) -> None:
     ranges = []
 
     async def look(exchange: Exchange) -> None:
@@ -73,7 +80,7 @@ async def test_a_broken_connection_is_resumed(proxy: FaultProxy, through: OpenSt
     async with through() as store:
         etag = (await store.head("key")).etag
 
-        assert await _read(store) == BODY
+        assert await read(store) == BODY
 
     (asked,) = ranges
     start = re.fullmatch(r"bytes=(\d+)-(\d+)", asked[0])

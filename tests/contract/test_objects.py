@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncbackup.errors import ObjectExistsError, ObjectMissingError, StoreError
+from asyncbackup.store.base import OTHER_SIZE
 from tests.contract.backends import Backend, digest, pattern
 
 if TYPE_CHECKING:
@@ -44,6 +45,23 @@ async def test_an_object_comes_back(store: Store, size: int) -> None:
     assert await store.get("docs/report.bin", limit=size) == body
     info = await store.head("docs/report.bin")
     assert (info.key, info.size) == ("docs/report.bin", size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9_500, 1024 * 1024])
+async def test_a_small_object_is_fetched_whole(store: Store, size: int) -> None:
+    body = pattern(size)
+    await store.put("docs/report.bin", body, sha256=digest(body), metadata={"mtime": "1.5"})
+    before = store.requests["GetObject"]
+
+    assert b"".join(await store.fetch("docs/report.bin", size=size)) == body
+    assert store.requests["GetObject"] - before == 1
+    for other in (size + 1, size - 1):
+        if other >= 0:
+            with pytest.raises(StoreError, match=f"holds {size} bytes, not {other}") as caught:
+                await store.fetch("docs/report.bin", size=other)
+            assert caught.value.code == OTHER_SIZE
+    with pytest.raises(ObjectMissingError):
+        await store.fetch("docs/none", size=size)
 
 
 @pytest.mark.parametrize(

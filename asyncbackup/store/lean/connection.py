@@ -199,6 +199,12 @@ class Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._broken()
             await self._wait()
+        return self.received()
+
+    def received(self) -> bytes:
+        """As :meth:`read`, without waiting: ``b""`` also where nothing has come."""
+        if not self._chunks:
+            return b""
         chunk = self._chunks.popleft()
         if self._chunks and len(chunk) + len(self._chunks[0]) <= READ_BYTES:
             pieces, size = [chunk], len(chunk)

@@ -139,9 +139,13 @@ class LeanTransport:
         check_write("UploadPart", key, answer, expected=checksum)
         return PartReceipt(number=number, size=body_size(body), etag=answer["ETag"], sha256=sha256)
 
-    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+    async def open(
+        self, key: str, *, offset: int, length: int | None, if_match: str, described: bool
+    ) -> Download:
         if await self._use_library("GetObject", key):
-            return await self._library.open(key, offset=offset, length=length, if_match=if_match)
+            return await self._library.open(
+                key, offset=offset, length=length, if_match=if_match, described=described
+            )
         headers = {"x-amz-checksum-mode": "ENABLED"}
         ranged = bool(offset) or length is not None
         if ranged:
@@ -159,7 +163,9 @@ class LeanTransport:
                     await connection.send(head, b"", 0, expect=False, progress=_nothing)
                     answer = await connection.head()
                     if answer.status < 300:
-                        download = _LeanDownload(route.pool, connection, answer, target, ranged=ranged)
+                        download = _LeanDownload(
+                            route.pool, connection, answer, target, ranged=ranged, described=described
+                        )
                         check_write("GetObject", key, {"ETag": download.info.etag}, expected="")
                         opened = True
                         return download
@@ -394,7 +400,14 @@ class _LeanDownload:
     """See :class:`~asyncbackup.store.s3_transport.Download`."""
 
     def __init__(
-        self, pool: Pool, connection: Connection, answer: AnswerParser, target: Target, *, ranged: bool
+        self,
+        pool: Pool,
+        connection: Connection,
+        answer: AnswerParser,
+        target: Target,
+        *,
+        ranged: bool,
+        described: bool,
     ) -> None:
         self._pool = pool
         self._connection = connection
@@ -404,7 +417,13 @@ class _LeanDownload:
         self.start, total = parse_content_range(answer.headers.get("content-range", ""))
         if self.start < 0 and not ranged:
             self.start, total = 0, self.length
-        self.info = info_of(target.key, answer.headers, target, size=total)
+        if described:
+            self.info = info_of(target.key, answer.headers, target, size=total)
+        else:
+            self.info = ObjectInfo(key=target.key, size=total, etag=answer.headers.get("etag", ""))
+
+    def received(self) -> bytes:
+        return self._connection.received()
 
     async def read(self) -> bytes:
         with translated(self._target):

@@ -41,6 +41,13 @@ class Script:
         self.closed = False
         self.clock: VirtualClock | None = None
 
+    def received(self) -> bytes:
+        """Whatever comes without being waited for."""
+        if self.steps and isinstance(step := self.steps[0], bytes):
+            del self.steps[0]
+            return step
+        return b""
+
     async def read(self) -> bytes:
         while self.steps:
             step = self.steps.pop(0)
@@ -66,7 +73,9 @@ class ScriptedTransport:
         for script in scripts:
             script.clock = clock
 
-    async def open(self, key: str, *, offset: int, length: int | None, if_match: str) -> Download:
+    async def open(
+        self, key: str, *, offset: int, length: int | None, if_match: str, described: bool
+    ) -> Download:
         self.asked.append((offset, length, if_match))
         self.opened.append(self.scripts.pop(0))
         return self.opened[-1]
@@ -117,7 +126,7 @@ class Reading:
                 await reader.start()
                 return b"".join([chunk async for chunk in reader])
             finally:
-                await reader.aclose()
+                reader.close()
 
         try:
             return await self.clock.run(work())
@@ -163,7 +172,7 @@ async def test_a_slow_reader_is_not_a_slow_endpoint() -> None:
                 got += chunk
                 reading.clock.advance(1000.0)
         finally:
-            await reader.aclose()
+            reader.close()
         return got
 
     assert await reading.clock.run(work()) == CONTENT
