@@ -296,7 +296,7 @@ class Builder:
             written.outcomes.append(self.outcome_of(row, error))
 
     def _write_file(self, row: SelectedEntry, content: Sequence[bytes | memoryview]) -> Outcome:
-        temporary = TemporaryFile(self.tree, row, self.token)
+        temporary = TemporaryFile(self.tree, row, self.token, checked=True)
         try:
             offset = 0
             for chunk in content:

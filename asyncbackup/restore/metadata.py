@@ -32,6 +32,8 @@ PRIVILEGED_PREFIXES = (b"security.", b"trusted.")
 _OWN_PREFIXES = (b"user.", b"system.posix_acl_")
 """What is removed from an existing folder if the snapshot does not have it."""
 
+PRIVATE_MODE = 0o600
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _MAX_ID = 2**32 - 2
 CLOCK_NS = 2_000_000_000
 """The coarsest clock of a file system (FAT's)."""
@@ -87,15 +89,73 @@ class Applied:
         self.notes[name] = self.notes.get(name, 0) + 1
 
 
-def apply_to_descriptor(descriptor: int, entry: Entry, privileges: Privileges) -> Applied:
-    """Give an open file or folder the metadata of ``entry``, times last.
+class NewFiles(msgspec.Struct, frozen=True):
+    """What a file has that was just made in some folder: the owner, and nothing but that if ``bare``
+    (a default ACL gives it attributes)."""
+
+    uid: int
+    gid: int
+    bare: bool
+
+    @classmethod
+    def like(cls, descriptor: int) -> NewFiles:
+        """What new files have where ``descriptor`` was made. Raises ``OSError``."""
+        status = os.fstat(descriptor)
+        return cls(status.st_uid, status.st_gid, not _HAS_XATTRS or _is_bare(descriptor))
+
+    def need_nothing_of(self, entry: Entry) -> bool:
+        """Whether a new file is the entry already but for its time, and its mode where the system
+        masks that."""
+        return (
+            self.bare
+            and entry.uid == self.uid
+            and entry.gid == self.gid
+            and not entry.mode & _SET_ID
+            and not entry.xattrs
+        )
+
+    def first_mode(self, entry: Entry) -> int:
+        """The mode to make the entry with, once its content is known to be right.
+
+        Its own where the group may do what all may, so that whose group it is
+        makes no difference; otherwise one that lets nobody in.
+        """
+        mode = entry.mode
+        if self.need_nothing_of(entry) and (mode >> 3) & 0o7 == mode & 0o7:
+            return mode & 0o777
+        return PRIVATE_MODE
+
+
+def apply_to_new_file(descriptor: int, entry: Entry, privileges: Privileges, new: NewFiles) -> Applied:
+    """As :func:`apply_to_descriptor`, for a file that was made in a folder whose files are ``new``:
+    what it has already is looked at, not set."""
+    if not new.need_nothing_of(entry):
+        return apply_to_descriptor(descriptor, entry, privileges, bare=new.bare)
+    applied = Applied()
+    timed = _attempt(applied, "time", _set_times, descriptor, entry.mtime_ns)
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        # Somebody has changed meanwhile what the folder's files belong to.
+        return apply_to_descriptor(descriptor, entry, privileges)
+    if stat.S_IMODE(status.st_mode) != stat.S_IMODE(entry.mode):
+        _attempt(applied, "mode", os.fchmod, descriptor, stat.S_IMODE(entry.mode))
+    if timed:
+        _compare_times(status, entry, applied)
+    return applied
+
+
+def apply_to_descriptor(
+    descriptor: int, entry: Entry, privileges: Privileges, *, bare: bool = False
+) -> Applied:
+    """Give an open file or folder the metadata of ``entry``, times last. ``bare`` are those of which
+    it is known that they have no attributes that would have to be removed.
 
     What fails is a problem in the result, and the rest is applied all the same.
     """
     applied = Applied()
     mode = _apply_owner(descriptor, entry, privileges, applied)
     if _HAS_XATTRS:
-        _apply_xattrs(descriptor, entry, privileges, applied)
+        _apply_xattrs(descriptor, entry, privileges, applied, bare=bare)
     elif entry.xattrs:
         applied.problems.append("this system has no extended attributes")
     # After the owner: chown takes setuid and setgid away. After the ACL: the mode holds its mask.
@@ -142,11 +202,11 @@ def _apply_owner(descriptor: int, entry: Entry, privileges: Privileges, applied:
     mode = stat.S_IMODE(entry.mode)
     if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
         applied.problems.append(f"owner {entry.uid}:{entry.gid} is no owner")
-        return mode & ~(stat.S_ISUID | stat.S_ISGID)
+        return mode & ~_SET_ID
     if privileges.root:
         if _attempt(applied, "owner", os.fchown, descriptor, entry.uid, entry.gid):
             return mode
-        return mode & ~(stat.S_ISUID | stat.S_ISGID)
+        return mode & ~_SET_ID
     status = os.fstat(descriptor)
     own_gid = status.st_gid == entry.gid
     if not own_gid and entry.gid in privileges.groups:
@@ -190,13 +250,24 @@ def _apply_symlink_xattrs(itself: str, entry: Entry, privileges: Privileges, app
         _attempt(applied, f"attribute {escape_name(name)}", os.setxattr, itself, name, value)
 
 
-def _apply_xattrs(descriptor: int, entry: Entry, privileges: Privileges, applied: Applied) -> None:
+def _is_bare(descriptor: int) -> bool:
+    """Whether there is no attribute that would be removed if the snapshot did not have it."""
     try:
-        names = os.listxattr(descriptor)
+        return not any(os.fsencode(name).startswith(_OWN_PREFIXES) for name in os.listxattr(descriptor))
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            applied.problems.append(f"attributes: {error.strerror}")
-        names = []
+        return error.errno in _NOT_SUPPORTED
+
+
+def _apply_xattrs(
+    descriptor: int, entry: Entry, privileges: Privileges, applied: Applied, *, bare: bool
+) -> None:
+    names: list[str] = []
+    if not bare:
+        try:
+            names = os.listxattr(descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                applied.problems.append(f"attributes: {error.strerror}")
     if not names and not entry.xattrs:
         return
     wanted = dict(entry.xattrs)
@@ -221,9 +292,12 @@ def _remove_xattr(descriptor: int, name: bytes) -> None:
 
 
 def _apply_times(descriptor: int, entry: Entry, applied: Applied) -> None:
-    if not _attempt(applied, "time", _set_times, descriptor, entry.mtime_ns):
-        return
-    kept_ns = os.fstat(descriptor).st_mtime_ns
+    if _attempt(applied, "time", _set_times, descriptor, entry.mtime_ns):
+        _compare_times(os.fstat(descriptor), entry, applied)
+
+
+def _compare_times(status: os.stat_result, entry: Entry, applied: Applied) -> None:
+    kept_ns = status.st_mtime_ns
     if kept_ns == entry.mtime_ns:
         return
     if abs(kept_ns - entry.mtime_ns) < CLOCK_NS:

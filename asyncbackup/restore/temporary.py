@@ -2,7 +2,8 @@
 
 A temporary name is made of the restore's token and the row's number: the
 restore that goes on after a crash finds what was left behind and removes it.
-It is created exclusively, 0600, and never followed if it is a symlink.
+It is created exclusively, never followed if it is a symlink, and 0600 until its
+content is known to be what was saved.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from asyncbackup.restore.metadata import Applied, Privileges, apply_to_descriptor
+from asyncbackup.restore.metadata import PRIVATE_MODE, Applied, NewFiles, Privileges, apply_to_new_file
 from asyncbackup.restore.overwrite import Overwrite
 from asyncbackup.restore.tree import BlockedError, TargetTree, split_checked
 
@@ -46,8 +47,11 @@ class TemporaryFile:
     End it with :meth:`commit` or :meth:`abandon`, after the last write has returned.
     """
 
-    def __init__(self, tree: TargetTree, row: SelectedEntry, token: str) -> None:
-        """Create the file in its folder, which must exist. Raises ``OSError``."""
+    def __init__(self, tree: TargetTree, row: SelectedEntry, token: str, *, checked: bool = False) -> None:
+        """Create the file in its folder, which must exist. Raises ``OSError``.
+
+        ``checked`` says that what will be written is known to be what was saved.
+        """
         entry = row.entry
         folder, self._name = split_checked(entry.path)
         self._tree = tree
@@ -55,7 +59,9 @@ class TemporaryFile:
         self._temporary = temporary_name(token, row.id)
         self._folder = tree.borrow(folder)
         try:
-            self._descriptor = self._create()
+            new_files = self._folder.new_files
+            mode = new_files.first_mode(entry) if checked and new_files is not None else PRIVATE_MODE
+            self._descriptor = self._create(mode)
         except BaseException:
             tree.give_back(self._folder)
             raise
@@ -88,7 +94,10 @@ class TemporaryFile:
         """
         if self._entry.sparse:
             self.stretch()
-        applied = apply_to_descriptor(self._descriptor, self._entry, privileges)
+        new_files = self._folder.new_files
+        if new_files is None:
+            new_files = self._folder.new_files = NewFiles.like(self._descriptor)
+        applied = apply_to_new_file(self._descriptor, self._entry, privileges, new_files)
         place(self._temporary, self._name, self._folder.descriptor, overwrite)
         self._close()
         return applied
@@ -101,12 +110,12 @@ class TemporaryFile:
             finally:
                 self._close()
 
-    def _create(self) -> int:
+    def _create(self, mode: int) -> int:
         try:
-            return os.open(self._temporary, _CREATE_FLAGS, 0o600, dir_fd=self._folder.descriptor)
+            return os.open(self._temporary, _CREATE_FLAGS, mode, dir_fd=self._folder.descriptor)
         except FileExistsError:
             os.unlink(self._temporary, dir_fd=self._folder.descriptor)
-            return os.open(self._temporary, _CREATE_FLAGS, 0o600, dir_fd=self._folder.descriptor)
+            return os.open(self._temporary, _CREATE_FLAGS, mode, dir_fd=self._folder.descriptor)
 
     def _close(self) -> None:
         self._open = False

@@ -18,8 +18,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncbackup.model import split_path
+
+if TYPE_CHECKING:
+    from asyncbackup.restore.metadata import NewFiles
 
 CACHED_FOLDERS = 48
 """Folder descriptors kept open; with transfers and connections the process stays under 256."""
@@ -37,10 +41,12 @@ class BlockedError(OSError):
 
 
 class _Folder:
-    __slots__ = ("cached", "descriptor", "users")
+    __slots__ = ("cached", "descriptor", "new_files", "users")
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.new_files: NewFiles | None = None
+        """What the folder's new files have, once one was looked at."""
         self.users = 0
         self.cached = False
 

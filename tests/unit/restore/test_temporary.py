@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from asyncbackup.model import Entry
 
 PRIVILEGES = Privileges.of_process(privileged=False)
+PRIVILEGED = Privileges.of_process(privileged=True)
 TOKEN = "t"
 
 
@@ -142,3 +146,113 @@ def test_parts_in_any_order_can_be_read_back(tree: TargetTree, tmp_path: Path) -
     temporary.write(0, b"uvwxyz")
     temporary.commit(PRIVILEGES, Overwrite.ALWAYS)
     assert (tmp_path / "f").read_bytes() == b"uvwxyz"
+
+
+class Calls:
+    """Counts the calls of ``os`` that go to the system."""
+
+    NAMES = (
+        "open", "close", "pwrite", "fstat", "lstat", "fchown", "fchmod", "utime", "listxattr", "setxattr",
+        "rename", "link", "unlink",
+    )  # fmt: skip
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: Counter[str] = Counter()
+        for name in self.NAMES:
+            monkeypatch.setattr(os, name, partial(self._counted, name, getattr(os, name)))
+
+    def _counted(self, name: str, call: Callable[..., object], *args: object, **kwargs: object) -> object:
+        self.made[name] += 1
+        return call(*args, **kwargs)
+
+
+def restore_checked(tree: TargetTree, entry: Entry) -> None:
+    temporary = TemporaryFile(tree, row_of(entry), TOKEN, checked=True)
+    temporary.write(0, b"abc")
+    assert temporary.commit(PRIVILEGED, Overwrite.ALWAYS).problems == []
+
+
+@pytest.mark.parametrize("mode", [0o100644, 0o100755, 0o100600, 0o100444])
+def test_a_file_like_its_neighbour_costs_six_calls(
+    tree: TargetTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    restore_checked(tree, file_entry("first", mode=0o100644, size=3))
+    old = os.umask(0o022)
+    try:
+        with monkeypatch.context() as patch:
+            calls = Calls(patch)
+            restore_checked(tree, file_entry("f", mode=mode, mtime_ns=-5, size=3))
+    finally:
+        os.umask(old)
+    assert calls.made == {"open": 1, "pwrite": 1, "utime": 1, "fstat": 1, "rename": 1, "close": 1}
+    status = (tmp_path / "f").stat()
+    assert (status.st_mode, status.st_mtime_ns, status.st_size) == (mode, -5, 3)
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("mode", [0o100640, 0o100604, 0o101777, 0o104755, 0o102755, 0o100000])
+def test_any_mode_under_any_mask(tree: TargetTree, tmp_path: Path, mode: int, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        for name in ("first", "f"):
+            restore_checked(tree, file_entry(name, mode=mode, size=3))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "first").stat().st_mode == (tmp_path / "f").stat().st_mode == mode
+
+
+@pytest.mark.parametrize("mode", [0o100640, 0o100604, 0o104755])
+def test_no_group_sees_what_is_not_for_everybody(tree: TargetTree, tmp_path: Path, mode: int) -> None:
+    restore_checked(tree, file_entry("first", mode=mode, size=3))
+    old = os.umask(0)
+    try:
+        temporary = TemporaryFile(tree, row_of(file_entry("f", mode=mode, size=3)), TOKEN, checked=True)
+    finally:
+        os.umask(old)
+    (name,) = (name for name in os.listdir(tmp_path) if name != "first")
+    assert (tmp_path / name).stat().st_mode == 0o100600
+    temporary.abandon()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owners_of_their_own_in_a_folder_that_is_known(tree: TargetTree, tmp_path: Path) -> None:
+    restore_checked(tree, file_entry("first", size=3))
+    for name, owner in (("f", 1234), ("g", 0)):
+        restore_checked(tree, file_entry(name, mode=0o100644, uid=owner, gid=owner, size=3))
+        status = (tmp_path / name).stat()
+        assert (status.st_mode, status.st_uid, status.st_gid) == (0o100644, owner, owner)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give folders away")
+def test_a_folder_whose_new_files_come_to_belong_to_another_group(tree: TargetTree, tmp_path: Path) -> None:
+    restore_checked(tree, file_entry("first", size=3))
+    os.chown(tmp_path, 0, 2345)
+    tmp_path.chmod(0o2777)
+    restore_checked(tree, file_entry("f", mode=0o100644, size=3))
+    status = (tmp_path / "f").stat()
+    assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+
+
+_ANYBODY = 0xFFFFFFFF
+DEFAULT_ACL = struct.pack(
+    "<I" + "HHI" * 5,
+    2,  # the version; then tag, rights and number of the owner,
+    *(0x01, 7, _ANYBODY),
+    *(0x02, 7, 1234),  # a user,
+    *(0x04, 5, _ANYBODY),  # the group,
+    *(0x10, 7, _ANYBODY),  # the mask,
+    *(0x20, 5, _ANYBODY),  # and others
+)
+
+
+def test_what_a_default_acl_gives_to_new_files_is_taken_away_from_each(
+    tree: TargetTree, tmp_path: Path
+) -> None:
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_default", DEFAULT_ACL)
+    except OSError as error:
+        pytest.skip(f"no ACLs here: {error.strerror}")
+    for name in ("first", "f"):
+        restore_checked(tree, file_entry(name, mode=0o100644, size=3))
+        assert os.listxattr(tmp_path / name) == []
+        assert (tmp_path / name).stat().st_mode == 0o100644
