@@ -33,6 +33,10 @@ class ByteBudget:
         """Whether somebody waits for bytes right now."""
         return bool(self._waiters)
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so many bytes could be taken without waiting."""
+        return not self._waiters and self.in_use_bytes + size_bytes <= self.limit_bytes
+
     async def acquire(self, size_bytes: int) -> int:
         """Take bytes, waiting behind all who asked earlier. Returns ``size_bytes``, to be released.
 
@@ -41,7 +45,7 @@ class ByteBudget:
         """
         if not 0 <= size_bytes <= self.limit_bytes:
             raise ValueError(f"{size_bytes} bytes asked of a budget of {self.limit_bytes}")
-        if not self._waiters and self.in_use_bytes + size_bytes <= self.limit_bytes:
+        if self.has_room(size_bytes):
             self._take(size_bytes)
             return size_bytes
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -11,23 +11,22 @@ from asyncbackup.format.range_opener import RangeOpener, SpanReader
 from asyncbackup.format.stretch import Stretch
 from asyncbackup.restore.content import Content, check_content
 from asyncbackup.restore.fetcher import ATTEMPTS, BeyondEndError, Fetcher
-from asyncbackup.restore.hops import hop
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.spans import Member, Span
 
 if TYPE_CHECKING:
     from asyncbackup.flow.budget import ByteBudget
-    from asyncbackup.flow.workers import ThreadGate
     from asyncbackup.restore.builder import Builder, Written
+    from asyncbackup.restore.pace import Pace
 
 
 class PackedFiles:
     """Restores the files of single spans; any number of tasks may call :meth:`restore`."""
 
-    def __init__(self, builder: Builder, fetcher: Fetcher, gate: ThreadGate, budget: ByteBudget) -> None:
+    def __init__(self, builder: Builder, fetcher: Fetcher, pace: Pace, budget: ByteBudget) -> None:
         self._builder = builder
         self._fetcher = fetcher
-        self._gate = gate
+        self._pace = pace
         self._budget = budget
 
     async def restore(self, span: Span) -> list[Outcome]:
@@ -68,7 +67,9 @@ class PackedFiles:
             stored, inside = await self._stretch(span, opener, size, outcomes)
         if inside is None:
             return ()
-        written: Written = await hop(self._gate, _write, self._builder, inside, stored, opener)
+        written: Written = await self._pace.write(
+            len(inside.members), _write, self._builder, inside, stored, opener
+        )
         outcomes += written.outcomes
         by_row = {member.row.id: member for member in inside.members}
         return [(by_row[row.id], error) for row, error in written.damaged]

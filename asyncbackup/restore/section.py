@@ -30,6 +30,7 @@ from asyncbackup.restore.hops import hop
 from asyncbackup.restore.large import LargeFiles, LargeSettings
 from asyncbackup.restore.metadata import Privileges
 from asyncbackup.restore.overwrite import Overwrite
+from asyncbackup.restore.pace import Pace
 from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.selecting import select
@@ -213,12 +214,13 @@ async def _restore(
         large = LargeFiles(
             builder, fetcher, gate, budget, tally.counters, LargeSettings(window_bytes=window_bytes)
         )
+        pace = Pace(gate, THREADS)
         transfer = Transfer(
             builder,
             fetcher,
             large,
-            PackedFiles(builder, fetcher, gate, budget),
-            gate,
+            PackedFiles(builder, fetcher, pace, budget),
+            pace,
             budget,
             tally,
             stop,

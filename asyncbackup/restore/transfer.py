@@ -1,11 +1,12 @@
 """From rows to files: workers download, writers put small files in place a batch a thread hop.
 
-    jobs ───▶ workers (one request each) ──fetched──▶ writers (threads) ──▶ tally
+    jobs ───▶ workers (one request each) ──batches──▶ writers (threads) ──▶ tally
                   ├── large files: streamed by the worker itself ─────────────▲
                   └── spans of packs: one request, one hop ───────────────────┘
 
 A worker takes bytes of the budget before it downloads; the writer gives them
-back. Writers wait for nobody but threads, so the two channels cannot deadlock.
+back. Writers wait for nobody but threads, so the two channels cannot deadlock;
+and no batch waits for files that wait for its bytes (``batches.py``).
 """
 
 from __future__ import annotations
@@ -15,26 +16,24 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
-from asyncbackup.flow.channel import EndOfChannel, Receiver, Sender, open_channel
+from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
+from asyncbackup.restore.batches import Batches
 from asyncbackup.restore.builder import Builder, FetchedFile
 from asyncbackup.restore.content import Checker, Content, content_of
-from asyncbackup.restore.hops import hop
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import SelectedEntry
     from asyncbackup.flow.stop import StopRequest
-    from asyncbackup.flow.workers import ThreadGate
     from asyncbackup.restore.fetcher import Fetcher
     from asyncbackup.restore.large import LargeFiles
+    from asyncbackup.restore.pace import Pace
     from asyncbackup.restore.packed import PackedFiles
     from asyncbackup.restore.tally import Tally
 
-WRITERS = 2
-WRITE_BATCH_FILES = 64
-"""Small files written in one thread hop at most: a hop costs as much as writing one or two."""
+BATCHES_WAITING = 2
 SMALL_LIMIT_BYTES = 1024 * 1024
 """Larger files are streamed: their content is never whole in memory."""
 SPAN_ROWS_AT_ONCE = 4 * SPAN_ROWS_MOST
@@ -50,7 +49,7 @@ class Transfer:
         fetcher: Fetcher,
         large: LargeFiles,
         packed: PackedFiles,
-        gate: ThreadGate,
+        pace: Pace,
         budget: ByteBudget,
         tally: Tally,
         stop: StopRequest,
@@ -63,7 +62,7 @@ class Transfer:
         self._fetcher = fetcher
         self._large = large
         self._packed = packed
-        self._gate = gate
+        self._pace = pace
         self._budget = budget
         self._tally = tally
         self._stop = stop
@@ -77,17 +76,15 @@ class Transfer:
         """
         jobs_in: Sender[Job]
         jobs_in, jobs_out = open_channel("files to fetch", 2 * self._workers)
-        fetched_in: Sender[FetchedFile]
-        fetched_in, fetched_out = open_channel("files to write", WRITE_BATCH_FILES)
+        fetched_in: Sender[list[FetchedFile]]
+        fetched_in, fetched_out = open_channel("batches to write", BATCHES_WAITING)
         with single_error():
             async with asyncio.TaskGroup() as group:
                 rows = ByteBudget(SPAN_ROWS_AT_ONCE)
                 group.create_task(self._feed(pages, jobs_in, rows))
-                with jobs_out, fetched_in:
-                    for _ in range(self._workers):
-                        group.create_task(self._work(jobs_out.clone(), fetched_in.clone(), rows))
+                group.create_task(self._work_all(jobs_out, fetched_in, rows))
                 with fetched_out:
-                    for _ in range(WRITERS):
+                    for _ in range(self._pace.threads):
                         group.create_task(self._write(fetched_out.clone()))
 
     async def _feed(self, pages: AsyncIterator[Sequence[Job]], jobs: Sender[Job], rows: ByteBudget) -> None:
@@ -100,56 +97,64 @@ class Transfer:
                         await rows.acquire(len(job.members))
                     await jobs.send(job)
 
-    async def _work(self, jobs: Receiver[Job], fetched: Sender[FetchedFile], rows: ByteBudget) -> None:
+    async def _work_all(
+        self, jobs: Receiver[Job], fetched: Sender[list[FetchedFile]], rows: ByteBudget
+    ) -> None:
+        batches = Batches(fetched, self._budget)
         with jobs, fetched:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._workers):
+                    workers.create_task(self._work(jobs.clone(), batches, rows))
+            await batches.send()
+
+    async def _work(self, jobs: Receiver[Job], batches: Batches, rows: ByteBudget) -> None:
+        with jobs:
             async for job in jobs:
                 if isinstance(job, Span):
                     if not self._stop.requested:
+                        await batches.send()
                         self._tally.counters.current_path = job.members[0].row.entry.path
                         await self._tally.add(await self._packed.restore(job))
                     rows.release(len(job.members))
                 elif not self._stop.requested:  # all are taken out, so that nobody waits for room
-                    await self._restore(job, fetched)
+                    await self._restore(job, batches)
 
-    async def _restore(self, row: SelectedEntry, fetched: Sender[FetchedFile]) -> None:
+    async def _restore(self, row: SelectedEntry, batches: Batches) -> None:
         self._tally.counters.current_path = row.entry.path
         try:
             content = content_of(row.entry, self._section, can_open=self._fetcher.can_open)
             if content.in_pack or max(content.length, content.size) > self.small_limit_bytes:
+                await batches.send()
                 await self._tally.add([await self._large.restore(row, content)])
             else:
-                await self._fetch(row, content, fetched)
+                await self._fetch(row, content, batches)
         except ContentError as error:
             await self._tally.add([failed(row, error.reason)])
 
-    async def _fetch(self, row: SelectedEntry, content: Content, fetched: Sender[FetchedFile]) -> None:
-        leased = await self._budget.acquire(content.length)
+    async def _fetch(self, row: SelectedEntry, content: Content, batches: Batches) -> None:
+        leased = await batches.lease(content.length)
         try:
             file = await self._download(row, content)
-            await fetched.send(file)
         except BaseException:
             self._budget.release(leased)
             raise
+        await batches.add(file)
 
     async def _download(self, row: SelectedEntry, content: Content) -> FetchedFile:
         source = await self._fetcher.source(content)
         stored = await self._fetcher.all_of(source)
         return FetchedFile(row, content, stored, Checker(content, row.entry.sha256, source.opening))
 
-    async def _write(self, fetched: Receiver[FetchedFile]) -> None:
+    async def _write(self, fetched: Receiver[list[FetchedFile]]) -> None:
         with fetched:
-            while True:
-                try:
-                    files = await fetched.receive_some(WRITE_BATCH_FILES)
-                except EndOfChannel:
-                    return
+            async for files in fetched:
                 try:
                     await self._tally.add(await self._write_batch(files))
                 finally:
                     self._budget.release(sum(file.content.length for file in files))
 
     async def _write_batch(self, files: Sequence[FetchedFile]) -> list[Outcome]:
-        written = await hop(self._gate, self._builder.write_files, files)
+        written = await self._pace.write(len(files), self._builder.write_files, files)
         outcomes = written.outcomes
         if written.damaged:
             contents = {file.row.id: file.content for file in files}
@@ -164,7 +169,7 @@ class Transfer:
             file = await self._download(row, content)
         except ContentError as error:
             return failed(row, error.reason)
-        written = await hop(self._gate, self._builder.write_files, [file])
+        written = await self._pace.write(1, self._builder.write_files, [file])
         if written.damaged:
             return failed(row, written.damaged[0][1].reason)
         return written.outcomes[0]

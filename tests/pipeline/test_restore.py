@@ -14,8 +14,10 @@ import msgspec
 import pytest
 
 from asyncbackup.errors import ConfigError
+from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.model import Kind
-from asyncbackup.restore import RestoreCounters
+from asyncbackup.restore import RestoreCounters, section
+from asyncbackup.restore.batches import BATCH_FILES
 from tests.unit.restore.backup import (
     Backup,
     file_entry,
@@ -556,3 +558,21 @@ async def test_whoever_is_not_root_restores_all_but_the_owners() -> None:
         assert notes[0].endswith(
             "kept the restoring user's owner or group: only root may give files to others"
         )
+
+
+async def test_small_files_are_written_many_a_hop(plain: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: list[ThreadGate] = []
+
+    def opened(name: str, limit: int) -> ThreadGate:
+        gates.append(ThreadGate(name, limit))
+        return gates[-1]
+
+    monkeypatch.setattr(section, "ThreadGate", opened)
+    for number in range(3 * BATCH_FILES):
+        (plain.source / f"f{number:03}").write_bytes(b"%d" % number)
+    await plain.save_tree()
+    summary = await plain.restore()
+    assert summary.files_restored == 3 * BATCH_FILES
+    (gate,) = gates
+    # The manifest, the target, what is to be made of one page of rows, and of its folder at the end.
+    assert gate.hops <= 3 + 5

@@ -51,6 +51,9 @@ def fill(source: Path) -> None:
         (source / folder).mkdir()
         for number in range(FILES // 3):
             (source / folder / f"f{number:03}").write_bytes(os.urandom(1 + 3000 * number))
+        (source / folder / "f003").chmod(0o640)
+        if os.geteuid() == 0:
+            os.chown(source / folder / "f004", 1234, 1234)
         (source / folder / "link").symlink_to("f001")
         os.link(source / folder / "f002", source / folder / "hard")
         os.utime(source / folder, ns=(1, 1_000_000_007))
@@ -231,8 +234,8 @@ asyncio.run(backup.restore())
         ("open-after", 30),
         ("pwrite-before", 10),
         ("pwrite-after", 25),
-        ("fchown-after", 7),
-        ("fchmod-before", 12),
+        ("fchown-after", 3),
+        ("fchmod-before", 5),
         ("utime-after", 20),
         ("rename-before", 1),
         ("rename-before", 40),
