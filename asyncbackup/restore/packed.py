@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from asyncbackup.errors import AuthenticationError, FormatError
+from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.format.expand import FrameExpander
 from asyncbackup.format.range_opener import RangeOpener, SpanReader
 from asyncbackup.format.stretch import Stretch
@@ -15,7 +17,6 @@ from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.spans import Member, Span
 
 if TYPE_CHECKING:
-    from asyncbackup.flow.budget import ByteBudget
     from asyncbackup.restore.builder import Builder, Written
     from asyncbackup.restore.pace import Pace
 
@@ -28,6 +29,7 @@ class PackedFiles:
         self._fetcher = fetcher
         self._pace = pace
         self._budget = budget
+        self._spans = ByteBudget(max(1, budget.limit_bytes // 2))
 
     async def restore(self, span: Span) -> list[Outcome]:
         """Download, check and place the files of a span. What came damaged is downloaded once more.
@@ -37,15 +39,13 @@ class PackedFiles:
         """
         outcomes: list[Outcome] = []
         for attempt in range(1, ATTEMPTS + 1):
-            leased = await self._budget.acquire(min(span.held_bytes, self._budget.limit_bytes))
             try:
-                damaged = await self._restore(span, outcomes)
+                async with self._leased(span.held_bytes):
+                    damaged = await self._restore(span, outcomes)
             except ContentError as error:
                 told = {outcome.row.id for outcome in outcomes}
                 left = (member.row for member in span.members if member.row.id not in told)
                 return outcomes + [failed(row, error.reason) for row in left]
-            finally:
-                self._budget.release(leased)
             if not damaged:
                 break
             if attempt == ATTEMPTS:
@@ -53,6 +53,20 @@ class PackedFiles:
                 break
             span = _span_of([member for member, _ in damaged])
         return outcomes
+
+    @asynccontextmanager
+    async def _leased(self, size_bytes: int) -> AsyncIterator[None]:
+        """Bytes of the budget, of which spans take half: more of them would only wait to be written."""
+        size_bytes = min(size_bytes, self._spans.limit_bytes)
+        await self._spans.acquire(size_bytes)
+        try:
+            await self._budget.acquire(size_bytes)
+            try:
+                yield
+            finally:
+                self._budget.release(size_bytes)
+        finally:
+            self._spans.release(size_bytes)
 
     async def _restore(self, span: Span, outcomes: list[Outcome]) -> Sequence[tuple[Member, ContentError]]:
         """The members that came damaged; the others' outcomes are added. Raises ``ContentError``

@@ -15,7 +15,7 @@ from asyncbackup.restore.outcome import ContentError
 if TYPE_CHECKING:
     from asyncbackup.format.range_opener import RangeOpener
 
-SPAN_BYTES = 8 * 1024 * 1024
+SPAN_BYTES = 4 * 1024 * 1024
 """Fetched by one request at most."""
 GAP_BYTES = 256 * 1024
 """What is read over rather than asked for anew: a request's latency is worth more."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCHES_WAITING = 2
 SMALL_LIMIT_BYTES = 1024 * 1024
 """Larger files are streamed: their content is never whole in memory."""
-SPAN_ROWS_AT_ONCE = 4 * SPAN_ROWS_MOST
+SPAN_ROWS_AT_ONCE = 2 * SPAN_ROWS_MOST
 """Rows of spans that wait or are under way: about 1 KB each."""
 
 
