@@ -17,7 +17,7 @@ _CHUNK_LINE_LIMIT = 1024
 _TRAILER_LIMIT = 8 * 1024
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?", re.ASCII)
-_HEADER_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)", re.ASCII)
+_HEADER_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)", re.ASCII)
 _ANY_HEADER = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*"
 _HEADER_LINES = re.compile(rf"(?:{_ANY_HEADER}(?:\r\n{_ANY_HEADER})*)?", re.ASCII)
 """Any number of header lines: one look at all of them instead of one at each."""

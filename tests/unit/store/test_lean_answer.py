@@ -251,3 +251,9 @@ def test_endless_heads_are_refused_in_bounded_memory(flood: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 6 * HEAD_LIMIT
+
+
+def test_a_line_of_spaces_is_looked_at_once() -> None:
+    # With each of its spaces taken for the end of those before the value, this takes an hour.
+    for _ in range(100):
+        assert read([OK + b"a:" + b" " * 60_000 + b"\0\r\n\r\n"]).malformed
