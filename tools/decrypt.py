@@ -12,7 +12,8 @@ SNAPSHOT is a name that "list" gives, home/20261122T195000Z-3fa2, or home/latest
 a file or folder of the snapshot; KEY is a name below COPY. The pass phrase is asked for;
 --passphrase-file FILE and --key-file FILE give the secret instead. What cannot be restored
 is named, the rest is restored all the same, and the exit code is 1. Left out are the owners
-of files where you are not root, and security.* and trusted.* attributes.
+of files where you are not root, setuid and setgid bits of files, and security.* and
+trusted.* attributes.
 
 The format is public: docs/format.md of asyncbackup. Licence: Apache-2.0.
 """
@@ -389,10 +390,11 @@ class Restore:
     def set_metadata(self, place, line):
         """Owner (for root), extended attributes, permissions, times."""
         mode, status = int(line["mode"], 8) & 0o7777, os.lstat(place)
+        mode &= 0o3777 if line["type"] == "folder" else 0o1777  # set-id bits act for somebody else
         if os.geteuid() == 0:
             self.attempt(line, os.chown, place, line["uid"], line["gid"], follow_symlinks=False)
         elif (status.st_uid, status.st_gid) != (line["uid"], line["gid"]):
-            mode &= 0o1777  # set-id bits would act for somebody else
+            mode &= 0o1777
         for name, value in line.get("xattrs", {}).items():
             name = unescape(name)
             if not name.startswith((b"security.", b"trusted.")):

@@ -83,7 +83,8 @@ asyncbackup restore home --overwrite never                        # only what is
     "--privileged",
     cls=GroupedOption,
     is_flag=True,
-    help="Also restore security.* and trusted.* attributes, capabilities among them (needs root).",
+    help="Also restore setuid and setgid bits of files, and security.* and trusted.* attributes, "
+    "capabilities among them (attributes, and bits of other owners, need root).",
 )
 @click.option("--dry-run", cls=GroupedOption, is_flag=True, help="Say what would be restored; write nothing.")
 @section_options

@@ -148,7 +148,9 @@ one run alone put its name in place of `*`. After a first run that is the whole 
 _TAR = "tar -xpf - --xattrs -C restored"
 
 _PLAIN_LIMITS = """
-(Where no pack is compressed, `zstd` may be left out; the tar of macOS and FreeBSD knows no `--xattrs`.)
+(Where no pack is compressed, `zstd` may be left out; the tar of macOS and FreeBSD knows no `--xattrs`. As
+root, these commands give files their setuid and setgid bits too, whoever put them into the bucket:
+`find restored -type f '(' -perm -4000 -o -perm -2000 ')'` names them.)
 
 ## What these commands do not bring back
 

@@ -4,10 +4,13 @@ Owners are restored by number, as ``rsync --numeric-ids`` does: names may mean
 somebody else on another machine. Somebody who is not root cannot give files
 away, so the owner stays theirs there, which is noted and no failure.
 
-``setuid`` and ``setgid`` are restored where the owner they would act for is:
-always as root, otherwise if it is the user's own. ``security.*`` and
-``trusted.*`` attributes (capabilities among them) act beyond the file and are
-restored only when asked for (``privileged``).
+What lets a file act as somebody is restored only when asked for
+(``privileged``), whoever restores, since a bucket may hold what somebody else
+put there: a file's ``setuid`` and ``setgid``, ``security.*`` attributes
+(capabilities among them) and ``trusted.*`` ones. The set-id bits are then
+restored where the owner they would act for is: always as root, otherwise if it
+is the user's own. A folder's ``setgid`` only says which group new files belong
+to, and is restored without being asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import msgspec
 
 from asyncbackup.format.escape import escape_name
+from asyncbackup.model import Kind
 
 if TYPE_CHECKING:
     from asyncbackup.model import Entry
@@ -49,6 +53,7 @@ class Note:
 
     OWNER = "owner"
     SET_ID = "set_id"
+    SET_ID_UNASKED = "set_id_unasked"
     PRIVILEGED = "privileged"
     CLOCK = "clock"
     LINK_COPIED = "link_copied"
@@ -200,6 +205,9 @@ def _set_times(target: int | str, mtime_ns: int) -> None:
 def _apply_owner(descriptor: int, entry: Entry, privileges: Privileges, applied: Applied) -> int:
     """Set the owner; the mode bits that may then be set."""
     mode = stat.S_IMODE(entry.mode)
+    if not privileges.privileged and mode & (acting := _acting_bits(entry)):
+        mode &= ~acting
+        applied.note(Note.SET_ID_UNASKED)
     if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
         applied.problems.append(f"owner {entry.uid}:{entry.gid} is no owner")
         return mode & ~_SET_ID
@@ -222,6 +230,11 @@ def _apply_owner(descriptor: int, entry: Entry, privileges: Privileges, applied:
     if allowed != mode:
         applied.note(Note.SET_ID)
     return allowed
+
+
+def _acting_bits(entry: Entry) -> int:
+    """The mode bits with which whoever uses the entry acts as its owner or group."""
+    return stat.S_ISUID if entry.kind is Kind.FOLDER else stat.S_ISUID | stat.S_ISGID
 
 
 def _apply_symlink_owner(

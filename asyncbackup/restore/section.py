@@ -102,7 +102,7 @@ async def restore_section(
     Without ``target`` everything goes to where it came from. ``paths`` are
     relative to the section's root, or absolute below the section's path. An
     interrupted restore goes on where it was when called with the same arguments.
-    ``privileged`` also restores ``security.*`` and ``trusted.*`` attributes.
+    ``privileged`` also restores set-id bits of files, ``security.*`` and ``trusted.*`` attributes.
     The section's catalog is not needed.
 
     Single entries that could not be restored are in the summary. Raises

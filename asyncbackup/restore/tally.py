@@ -22,6 +22,9 @@ FAILURES_NAMED = 10_000
 _SENTENCES = {
     Note.OWNER: "{n} entries kept the restoring user's owner or group: only root may give files to others",
     Note.SET_ID: "{n} entries lost their setuid or setgid bit, which would have acted for another owner",
+    Note.SET_ID_UNASKED: (
+        "{n} entries were restored without their setuid or setgid bit; restore with --privileged to have them"
+    ),
     Note.PRIVILEGED: (
         "{n} security.* or trusted.* attributes (capabilities among them) were left out; "
         "restore with --privileged to have them"

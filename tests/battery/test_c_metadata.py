@@ -218,14 +218,19 @@ async def test_attributes_lists_capabilities_and_set_user_id(
     folder.chmod(0o3777)
     await bench.initialise()
     assert (await bench.run()).failures == ()
-    plain = await bench.restored(name="plain")
+    plain = tmp_path / "plain"
+    summary = await bench.restore(plain)
+    assert summary.failures == ()
+    assert sum(note.startswith("2 ") and "--privileged" in note for note in summary.notes) == 2
     target = tmp_path / "privileged"
     summary = await restore_section(bench.settings, bench.section, target=target, privileged=True)
     assert summary.failures == ()
     assert picture(target) == picture(bench.tree)
     for size in (10, 6 * MIB):
-        found = (plain / f"setuid{size}").stat()
+        found = (target / f"setuid{size}").stat()
         assert found.st_mode & stat.S_ISUID, "with its owner; set after it, or it would be gone"
+        found = (plain / f"setuid{size}").stat()
+        assert stat.S_IMODE(found.st_mode) == 0o755, "only when asked for"
         assert (found.st_uid, found.st_gid) == (12345, 54321)
         assert "security.capability" not in os.listxattr(plain / f"tool{size}")
         assert os.getxattr(plain / f"file{size}", "system.posix_acl_access") == ACL

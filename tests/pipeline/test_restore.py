@@ -70,7 +70,7 @@ def rich_tree(root: Path) -> None:
         os.chown(root / "docs/deep", 1234, 2345)
         os.chown(root / "link", 3456, 4567, follow_symlinks=False)
         os.chown(root / "empty", 1234, 2345)
-        (root / "empty").chmod(0o6711)
+        (root / "empty").chmod(0o711)
     for folder, folders, files in os.walk(str(root), topdown=False):
         for name in (*files, *folders):
             path = os.path.join(folder, name)
@@ -110,6 +110,7 @@ async def test_one_request_a_file_and_none_for_empty_ones_links_and_folders(plai
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 async def test_rsync_finds_no_difference(backup: Backup) -> None:
     rich_tree(backup.source)
+    (backup.source / "empty").chmod(0o6711)
     await backup.save_tree()
     await backup.restore(privileged=True)
     arguments = ["rsync", "-aHAXnc", "--numeric-ids", "--delete", "--itemize-changes"]

@@ -63,7 +63,7 @@ def fill(source: Path, *, seed: int = 1) -> None:
         sparse.seek(300_000)
         sparse.write(b"x" * 10_000)
     os.setxattr(source / "a/f020", "user.colour", b"\0blue")
-    (source / "a/f030").chmod(0o4751)
+    (source / "a/f030").chmod(0o751)
 
 
 def pack_path(backup: Backup, run: RunId, number: int, *, compressed: bool) -> Path:

@@ -70,7 +70,6 @@ def plant(bench: Workbench) -> None:
     bench.write("bad\n\\%41 \u00fc".encode() + b"\xff", b"odd name")
     bench.write("e\u0301/decomposed", b"odd folder")
     bench.write("/".join(["quite a long name of a folder"] * 40), b"deep")
-    bench.write("set-id", b"#!", mode=0o4755)
     with bench.write("holes", b"").open("r+b") as file:
         file.seek(3 * MIB)
         file.write(b"data")
@@ -297,3 +296,16 @@ async def test_a_pack_is_shown_as_a_tar(tmp_path: Path, kind: str) -> None:
         assert member.read() == b"small"
     shown = script(bench, "show", snapshot_key("home", summary.snapshot)).stdout
     assert shown.startswith(b'{"type":"manifest"')
+
+
+async def test_set_id_bits_of_files_are_left_out(bench: Workbench) -> None:
+    """They would act for somebody else, and nobody was asked."""
+    bench.write("tool", b"#!", mode=0o6755)
+    bench.write("shared/f", mode=0o600)
+    (bench.tree / "shared").chmod(0o2775)
+    run = (await bench.run()).snapshot
+    found = by_script(bench, run, name="restored")
+    assert found.pop(b"tool")[0] == 0o100755
+    looked = picture(bench.tree)
+    del looked[b"tool"]
+    assert found == looked

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncbackup.model import Entry
 
 AS_ROOT = Privileges(root=True, uid=0, groups=frozenset({0}), privileged=False)
+PRIVILEGED = Privileges(root=True, uid=0, groups=frozenset({0}), privileged=True)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service+ep
 
@@ -44,25 +45,51 @@ def somebody(**fields: bool) -> Privileges:
 @needs_root
 def test_setuid_survives_the_change_of_owner(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
-    applied = apply(tmp_path / "f", file_entry("f", mode=0o106755, uid=1234, gid=2345), AS_ROOT)
+    applied = apply(tmp_path / "f", file_entry("f", mode=0o106755, uid=1234, gid=2345), PRIVILEGED)
     status = (tmp_path / "f").stat()
     assert (status.st_mode, status.st_uid, status.st_gid) == (0o106755, 1234, 2345)
     assert (applied.problems, applied.notes) == ([], {})
 
 
+@needs_root
+@pytest.mark.parametrize("bits", [0o4000, 0o2000, 0o6000])
+def test_root_gives_no_file_a_set_id_bit_without_being_asked(tmp_path: Path, bits: int) -> None:
+    (tmp_path / "f").write_text("x")
+    for uid, gid in ((0, 0), (1234, 2345)):
+        applied = apply(tmp_path / "f", file_entry("f", mode=0o101755 | bits, uid=uid, gid=gid), AS_ROOT)
+        status = (tmp_path / "f").stat()
+        assert (status.st_mode, status.st_uid, status.st_gid) == (0o101755, uid, gid)
+        assert (applied.problems, applied.notes) == ([], {Note.SET_ID_UNASKED: 1})
+
+
+def test_nor_does_anybody_give_one_to_files_of_their_own(tmp_path: Path) -> None:
+    """What the file does was written by whoever can write to the bucket."""
+    (tmp_path / "f").write_text("x")
+    applied = apply(tmp_path / "f", file_entry("f", mode=0o106755), somebody(privileged=False))
+    assert (tmp_path / "f").stat().st_mode == 0o100755
+    assert (applied.problems, applied.notes) == ([], {Note.SET_ID_UNASKED: 1})
+
+
+def test_folders_keep_setgid_and_lose_setuid(tmp_path: Path) -> None:
+    """Setgid says which group new files belong to; setuid means something on some systems alone."""
+    applied = apply(tmp_path, folder_entry("", mode=0o46750), somebody(privileged=False))
+    assert tmp_path.stat().st_mode == 0o42750
+    assert (applied.problems, applied.notes) == ([], {Note.SET_ID_UNASKED: 1})
+
+
 def test_whoever_is_not_root_keeps_files_and_loses_the_bits_of_others(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     entry = file_entry("f", mode=0o106755, uid=os.geteuid() + 1, gid=os.getegid() + 1)
-    applied = apply(tmp_path / "f", entry, somebody(privileged=False))
+    applied = apply(tmp_path / "f", entry, somebody(privileged=True))
     status = (tmp_path / "f").stat()
     assert (status.st_mode, status.st_uid) == (0o100755, os.geteuid())
     assert applied.problems == []
     assert applied.notes == {Note.OWNER: 1, Note.SET_ID: 1}
 
 
-def test_whoever_is_not_root_keeps_setuid_of_files_of_their_own(tmp_path: Path) -> None:
+def test_whoever_is_not_root_may_ask_for_setuid_of_files_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
-    applied = apply(tmp_path / "f", file_entry("f", mode=0o106755), somebody(privileged=False))
+    applied = apply(tmp_path / "f", file_entry("f", mode=0o106755), somebody(privileged=True))
     assert (tmp_path / "f").stat().st_mode == 0o106755
     assert (applied.problems, applied.notes) == ([], {})
 
@@ -136,7 +163,7 @@ def test_a_time_that_the_file_system_does_not_have_is_a_problem(tmp_path: Path) 
 @pytest.mark.parametrize(("uid", "gid"), [(-1, 0), (0, -1), (2**32 - 1, 0), (2**40, 0)])
 def test_numbers_that_are_no_owner_change_nothing(tmp_path: Path, uid: int, gid: int) -> None:
     (tmp_path / "f").write_text("x")
-    applied = apply(tmp_path / "f", file_entry("f", mode=0o104755, uid=uid, gid=gid), AS_ROOT)
+    applied = apply(tmp_path / "f", file_entry("f", mode=0o104755, uid=uid, gid=gid), PRIVILEGED)
     assert applied.problems == [f"owner {uid}:{gid} is no owner"]
     assert (tmp_path / "f").stat().st_mode == 0o100755
 
