@@ -1,4 +1,4 @@
-"""The score that every case of the battery keeps."""
+"""The score that every case of the battery keeps, and scenes that many cases share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.battery.score import PROPERTY, Score
+from tests.battery.sealed_scene import Scenes
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +17,15 @@ def score(request: pytest.FixtureRequest) -> Iterator[Score]:
     kept = Score()
     yield kept
     request.node.user_properties.append((PROPERTY, msgspec.to_builtins(kept)))
+
+
+@pytest.fixture(scope="module")
+def made_scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+    return Scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def scenes(made_scenes: Scenes) -> Iterator[Scenes]:
+    """Sealed sections; what the test does to their objects is mended afterwards."""
+    yield made_scenes
+    made_scenes.mend()

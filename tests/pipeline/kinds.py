@@ -19,12 +19,20 @@ KINDS = [
 ]
 
 
-async def bench_of(kind: str, base: Path) -> Workbench:
-    """An initialised section of one of the ``KINDS``, at a folder; files below 100,000 bytes are small."""
+async def bench_of(kind: str, base: Path, *, key_file: bool = False) -> Workbench:
+    """An initialised section of one of the ``KINDS``, at a folder; files below 100,000 bytes are small.
+
+    With ``key_file`` it is that, in place of a pass phrase, which takes far longer to open.
+    """
     sealing, layout, compression = kind.split("-")
-    (base / "destination").mkdir()
+    (base / "destination").mkdir(parents=True)
     bench = Workbench(base, f"file://{base / 'destination'}", encrypted=sealing != "clear")
     encryption = msgspec.structs.replace(bench.section.encryption, hide_names=sealing == "hidden")
+    if key_file and encryption.enabled:
+        secret = base / "key"
+        secret.touch(mode=0o600)
+        secret.write_bytes(b"k" * 32)
+        encryption = msgspec.structs.replace(encryption, passphrase_file=None, key_file=secret)
     bench.configure(
         packed=layout == "packed",
         pack_below_bytes=100_000,
