@@ -186,7 +186,10 @@ class PackReader:
             # One that stands there for readers that want a member behind a comment.
             none = self._after_references and (entry.path, entry.size) == (NO_ENTRY, 0)
             self._after_references = False
-            if not none:
+            if item.member.run > self._pack.run:
+                # It would outlive every version of the path, and move the ids of all later runs.
+                yield loss_of(entry.path, f"it is said to be of the later run {item.member.run}")
+            elif not none:
                 yield self._member(item, frame)
 
     def _member(self, item: TarMember, frame: FrameEnd | None) -> PackMember:

@@ -25,11 +25,17 @@ def new_run_id(now_ns: int, *, after: RunId | None) -> RunId:
 
     If the clock does not stand in a later second than ``after``, the second
     that follows ``after`` is taken instead. Raises ``ValueError`` for a time
-    before 1970 or after the year 9999.
+    before 1970 or after the year 9999, and :class:`FormatError` for an
+    ``after`` that nothing can follow.
     """
     second = now_ns // _NS
     if after is not None:
         second = max(second, run_time_ns(after) // _NS + 1)
+        if second > _LAST_SECOND >= now_ns // _NS:
+            raise FormatError(
+                f"no run can be later than {after}, which stands at the destination: no clock says so, and "
+                "what has that name is to be removed"
+            )
     if not 0 <= second <= _LAST_SECOND:
         raise ValueError(f"a run cannot begin {second} s after 1970: the year must be 1970 to 9999")
     moment = _EPOCH + timedelta(seconds=second)

@@ -194,6 +194,14 @@ def test_a_member_of_a_rewritten_pack_is_of_the_run_it_names() -> None:
     assert found.entry.extent.run == RUN
 
 
+def test_a_member_of_a_later_run_than_the_pack_is_refused() -> None:
+    later = "99991231T235959Z-ffff"
+    items = read(member_header(file(b"evil"), run=later) + member_header(file(b"good")) + END)
+    assert list(members(items)) == [b"good"]
+    (lost,) = losses(items)
+    assert (lost.name, lost.reason) == (b"evil", f"it is said to be of the later run {later}")
+
+
 def test_a_file_of_the_name_that_stands_for_no_entry_is_an_entry() -> None:
     builder = PackBuilder(zstd_level=0)
     builder.add_reference(REFERENCE)

@@ -34,6 +34,12 @@ def test_clock_after_the_last_run_is_taken() -> None:
     assert run_time_ns(run) == NOON + 5 * SECOND
 
 
+def test_what_nothing_can_follow_is_named() -> None:
+    with pytest.raises(FormatError, match="no run can be later than 99991231T235959Z-ffff"):
+        new_run_id(NOON, after=RunId("99991231T235959Z-ffff"))
+    assert new_run_id(NOON, after=RunId("99991231T235958Z-ffff")).startswith("99991231T235959Z-")
+
+
 @pytest.mark.parametrize("clock", [-1, 253_402_300_800 * SECOND])
 def test_times_without_four_digit_year_are_refused(clock: int) -> None:
     with pytest.raises(ValueError, match="1970 to 9999"):
