@@ -44,6 +44,8 @@ _PLAIN_NAME_BYTES = 256
 _SAFE = "/@+~"
 
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+_MAX_SECONDS = 2**63
+"""No manifest holds a later time, nor an earlier one."""
 _TIME = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,9})[0-9]*)?", re.ASCII)
 _MODE = re.compile(r"0?1?[0-7]{5}", re.ASCII)
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
@@ -331,7 +333,7 @@ def _time_text(ns: int) -> str:
 
 def _time(text: str) -> int:
     match = _TIME.fullmatch(text)
-    if match is None:
+    if match is None or int(match[2]) >= _MAX_SECONDS:
         raise FormatError(f"{text!r} is not a time in seconds")
     ns = int(match[2]) * 1_000_000_000 + int((match[3] or "").ljust(9, "0"))
     return -ns if match[1] else ns
