@@ -6,7 +6,8 @@ import struct
 from collections.abc import Mapping
 
 END = bytes(1024)
-_CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""``cap_net_bind_service=ep``, as the kernel keeps it."""
 
 
 def member(
@@ -64,7 +65,7 @@ def named(way: str, name: bytes, *, flag: bytes) -> bytes:
 def strange_members(outside: bytes) -> dict[str, bytes]:
     """Members and pairs of members that lie, grow, or lead to ``outside``."""
     symlink = member(b"d", flag=b"2", link=outside)
-    grown = {b"SCHILY.xattr.security.capability": _CAPABILITY, b"SCHILY.xattr.trusted.t": b"1"}
+    grown = {b"SCHILY.xattr.security.capability": CAPABILITY, b"SCHILY.xattr.trusted.t": b"1"}
     return {
         "through a symlink": symlink + member(b"d/f", b"evil") + member(b"d/new", b"evil"),
         "through a symlink upwards": member(b"d", flag=b"2", link=b"..") + member(b"d/f", b"evil"),
