@@ -224,6 +224,21 @@ class Selection:
                 await connection.execute(f"UPDATE entries SET state = {state} WHERE {condition}")  # noqa: S608
             await connection.execute("UPDATE meta SET value = ? WHERE name = 'boot'", (boot.encode(),))
 
+    async def relocate(self, entries: Sequence[Entry], *, first: int) -> int:
+        """Note where the contents of failed entries lie now. ``entries`` are those that were added, in the
+        same order, from the one with the number ``first`` (from 1) on. Returns how many have moved."""
+        rows = []
+        for number, entry in enumerate(entries, first):
+            stored = stored_entry(entry)
+            rows.append((*_place_of(entry), stored, number, stored))
+        async with self._transaction() as connection:
+            cursor = await connection.executemany(
+                "UPDATE entries SET packed = ?, extent_run = ?, extent_key = ?, extent_offset = ?, entry = ? "  # noqa: S608
+                f"WHERE id = ? AND state = {State.FAILED} AND entry != ?",
+                rows,
+            )
+            return max(0, cursor.rowcount)
+
     async def totals(self) -> SelectionTotals:
         """What the selection holds."""
         rows = await self._fetch(
@@ -335,18 +350,18 @@ class Selection:
         for candidate in candidates:
             entry = candidate.entry
             self._last_id += 1
-            extent = packed_extent(entry)
+            packed, *place = _place_of(entry)
             rows.append(
                 (
                     self._last_id,
                     int(State.TODO if candidate.selected else State.CANDIDATE),
                     int(_ROLES[entry.kind]),
-                    int(extent is not None),
+                    packed,
                     candidate.own_place,
                     candidate.parent_place,
                     entry.size,
                     entry.hardlink,
-                    *((None, None, None) if extent is None else (extent.run, extent.key, extent.offset)),
+                    *place,
                     stored_entry(entry),
                 )
             )
@@ -468,6 +483,12 @@ async def _imply_folders(connection: aiosqlite.Connection) -> None:
     )
     await connection.execute(f"DELETE FROM entries WHERE state = {State.CANDIDATE}")  # noqa: S608
     await connection.execute("DROP INDEX entries_place")
+
+
+def _place_of(entry: Entry) -> tuple[SqlValue, ...]:
+    """The columns ``packed``, ``extent_run``, ``extent_key``, ``extent_offset``."""
+    extent = packed_extent(entry)
+    return (0, None, None, None) if extent is None else (1, extent.run, extent.key, extent.offset)
 
 
 def _selected(row: Row) -> SelectedEntry:

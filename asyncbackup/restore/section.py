@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +15,7 @@ import msgspec
 
 from asyncbackup.catalog.selection import Role, Selection, State
 from asyncbackup.config import SectionSettings
-from asyncbackup.errors import ConfigError, TargetError
+from asyncbackup.errors import ConfigError, FormatError, StoreError, TargetError
 from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.flow.stop import StopRequest
@@ -33,7 +34,7 @@ from asyncbackup.restore.overwrite import Overwrite
 from asyncbackup.restore.pace import Pace
 from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
-from asyncbackup.restore.selecting import select
+from asyncbackup.restore.selecting import relocate, select
 from asyncbackup.restore.spans import SPAN_BYTES
 from asyncbackup.restore.summary import RestoreCounters, RestoreSummary
 from asyncbackup.restore.tally import Tally
@@ -43,6 +44,8 @@ from asyncbackup.restore.tree import FOLDER_MODE, TargetTree
 if TYPE_CHECKING:
     from asyncbackup.config import Settings
     from asyncbackup.model import RunId
+
+log = logging.getLogger(__name__)
 
 THREADS = 4
 MAX_WORKERS = 128
@@ -155,6 +158,14 @@ async def restore_section(
                     await _restore(
                         request, resources, token=token, going_on=going_on, concurrency=settings.concurrency
                     )
+                    if tally.failures_total and await _have_moved(request, resources, run):
+                        await selection.begin_again(boot=boot)
+                        counters.begin_again()
+                        tally = Tally(selection, counters)
+                        resources = msgspec.structs.replace(resources, tally=tally)
+                        await _restore(
+                            request, resources, token=token, going_on=True, concurrency=settings.concurrency
+                        )
                 if dry_run or not tally.failures_total:
                     selection.discard()
             requests = dict(repository.store.requests)
@@ -243,6 +254,21 @@ async def _restore(
             # What is done stays done, whatever ended the rest.
             await run_shielded(tally.flush(), what="noting how far the restore came")
             raise
+
+
+async def _have_moved(request: _Request, resources: _Resources, run: RunId) -> bool:
+    """Whether a prune has moved contents that could not be had, since the selection was made; the
+    selection then knows where they are."""
+    try:
+        moved = await relocate(
+            resources.repository, run, request.filter, resources.selection, gate=resources.gate
+        )
+    except (FormatError, StoreError) as error:
+        log.info("whether anything was moved by a prune is not known: %s", error)
+        return False
+    if moved:
+        log.info("%d entries were moved by a prune meanwhile", moved)
+    return moved > 0
 
 
 async def _forecast(request: _Request, selection: Selection, tally: Tally, gate: ThreadGate) -> None:

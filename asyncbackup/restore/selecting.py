@@ -47,6 +47,22 @@ async def select(
     await selection.seal(filtered=not filter_.takes_all)
 
 
+async def relocate(
+    repository: Repository, run: RunId, filter_: EntryFilter, selection: Selection, *, gate: ThreadGate
+) -> int:
+    """Find out where contents that could not be had lie by now; a prune may have written their packs anew.
+
+    Gives how many have moved. Raises as :func:`select` does.
+    """
+    moved, number = 0, 1
+    async with aclosing(read_manifest(repository, run)) as batches:
+        async for batch in batches:
+            entries = [each.entry for each in await gate.run(_candidates, batch, filter_)]
+            moved += await selection.relocate(entries, first=number)
+            number += len(entries)
+    return moved
+
+
 def _candidates(entries: Sequence[Entry], filter_: EntryFilter) -> list[Candidate]:
     if filter_.takes_all:
         return [Candidate(entry=entry, selected=True) for entry in entries]

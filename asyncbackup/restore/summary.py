@@ -49,13 +49,20 @@ class RestoreCounters:
         self.retries = 0
         self.current_path = b""
 
+    def begin_again(self) -> None:
+        """Count entries anew; what was transferred stays counted."""
+        self.bytes_done = 0
+        self.files_restored = self.files_resumed = self.files_skipped = self.files_failed = 0
+        self.folders = self.symlinks = self.hardlinks = 0
+
 
 class RestoreSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one finished restore; the ``summary`` line of ``--json``.
 
     ``files_*`` count regular files: restored + resumed + skipped + failed are
     all that were selected. ``files_resumed`` had been restored by an earlier,
-    interrupted restore and were found in place; ``files_skipped`` were left
+    interrupted restore (or before a prune was found to have moved the rest) and
+    were found in place; ``files_skipped`` were left
     alone as ``--overwrite`` says; ``hardlinks`` are those among the restored
     that were made by linking. ``bytes_restored`` is content written,
     ``bytes_downloaded`` bodies received, as stored. ``requests`` counts by S3
