@@ -59,8 +59,9 @@ async def verify_section(
     as they are.
 
     Raises as :func:`~asyncbackup.verify.verification.verify` does,
-    ``ConfigError`` for a snapshot that does not exist, and for a repair
-    ``CatalogMissingError`` and ``SectionBusyError``.
+    ``ConfigError`` for a snapshot that does not exist, ``SectionBusyError`` if a
+    prune came between and something is missing that may have gone with it, and
+    for a repair ``CatalogMissingError`` and ``SectionBusyError``.
     """
     look = _Look(
         settings,
@@ -143,11 +144,22 @@ class _Look:
             if known is not None and await self._has_to_be_there(repository, known, forgotten):
                 chosen.add(known)
         settings = self._settings
+        revisions = {manifest.id: manifest.revision for manifest in manifests}
+
+        async def check_undisturbed() -> None:
+            now = {manifest.id: manifest.revision for manifest in await list_manifests(repository)}
+            moved = any(now.get(run) != revision for run, revision in revisions.items())
+            if moved or not chosen.isdisjoint(await list_forgotten(repository) - forgotten):
+                raise SectionBusyError(
+                    f"a prune of section {repository.section!r} came between and deleted what was still to "
+                    "be looked at; nothing is known to be damaged. Verify again"
+                )
+
         return await verify(
             repository,
             expected,
             snapshots=sorted(chosen),
-            revisions={manifest.id: manifest.revision for manifest in manifests},
+            revisions=revisions,
             all_snapshots=not self._names,
             read_percent=self._read_percent,
             concurrency=settings.concurrency,
@@ -155,6 +167,7 @@ class _Look:
             counters=self._counters,
             stop=self._stop,
             on_damage=self._on_damage,
+            check_undisturbed=check_undisturbed,
         )
 
     async def _has_to_be_there(

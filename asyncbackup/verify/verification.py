@@ -32,7 +32,7 @@ from asyncbackup.verify.summary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from asyncbackup.model import Entry, RunId
     from asyncbackup.repository.open import Repository
@@ -54,6 +54,7 @@ async def verify(
     counters: VerifyCounters | None = None,
     stop: StopRequest | None = None,
     on_damage: Callable[[Damage], None] | None = None,
+    check_undisturbed: Callable[[], Awaitable[None]],
 ) -> VerifySummary:
     """Check that every object of ``snapshots`` is at the destination, whole and unchanged.
 
@@ -67,6 +68,9 @@ async def verify(
     ``revisions`` are the newest ones of all manifests. ``all_snapshots`` says
     that the section has no others, so that objects that none of them refers to
     can be counted.
+
+    ``check_undisturbed`` is awaited before anything is called damaged, and may
+    raise if somebody changed the section meanwhile.
 
     ``on_damage`` is told of every damaged object, and ``expected``, which has to
     be empty, holds them afterwards. Memory stays the same whatever the number of
@@ -85,6 +89,7 @@ async def verify(
         counters=counters or VerifyCounters(),
         stop=stop or StopRequest(),
         on_damage=on_damage or (lambda damage: None),
+        check_undisturbed=check_undisturbed,
     ).run(snapshots)
 
 
@@ -104,6 +109,7 @@ class _Verification:
         counters: VerifyCounters,
         stop: StopRequest,
         on_damage: Callable[[Damage], None],
+        check_undisturbed: Callable[[], Awaitable[None]],
     ) -> None:
         self._repository = repository
         self._expected = expected
@@ -115,6 +121,7 @@ class _Verification:
         self._counters = counters
         self._stop = stop
         self._on_damage = on_damage
+        self._check_undisturbed = check_undisturbed
         self._damaged: list[Damage] = []
         self._manifests: dict[str, tuple[str, list[RunId]]] = {}
         """Damaged manifests: what is wrong with each, and the snapshots that rest on it."""
@@ -133,8 +140,6 @@ class _Verification:
         for run in snapshots:
             await self._expect(run)
         await self._expected.describe_packs()
-        for key, (reason, runs) in self._manifests.items():
-            self._tell(Damage(key=key, reason=reason, snapshots=tuple(runs)))
         objects, size = await self._expected.totals()
         self._counters.objects_total = objects
         if objects or self._all_snapshots:
@@ -143,6 +148,10 @@ class _Verification:
             await self._expected.choose_to_read(self._read_percent)
         await self._compare_checksums()
         await self._read_objects()
+        if self._manifests or await self._expected.count(State.DAMAGED):
+            await self._check_undisturbed()
+        for key, (reason, runs) in self._manifests.items():
+            self._tell(Damage(key=key, reason=reason, snapshots=tuple(runs)))
         if self._read_percent >= 100:
             await self._compare_sums()
         await self._report()
