@@ -45,7 +45,7 @@ from asyncbackup.pipeline.tally import Tally
 from asyncbackup.pipeline.transfer import Transfer, open_transfer
 from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
-from asyncbackup.repository.marks import announce_run, known_prunes, look_again, withdraw
+from asyncbackup.repository.marks import announce_run, known_prunes, look_again, look_back, withdraw
 from asyncbackup.repository.open import Repository, open_repository
 from asyncbackup.repository.snapshots import newest_revision
 from asyncbackup.repository.vouching import note_written
@@ -199,6 +199,7 @@ class _Run:
             await settle(catalog, written)
             await note_written(repository, catalog)
             summary = self._summary(
+            await look_back(repository, run, known=known, started_ns=started_ns, now_ns=time.time_ns())
                 snapshot=run,
                 written=written,
                 requests=dict(repository.store.requests),

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncbackup.errors import ConfigError
-from asyncbackup.format.keys import forgotten_key
 from asyncbackup.prune.policy import Decision, KeepPolicy, decide
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.parallel import in_parallel
-from asyncbackup.repository.snapshots import list_snapshots
+from asyncbackup.repository.snapshots import forget_snapshot, list_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
     from asyncbackup.config import SectionSettings, Settings
-
-_EMPTY_SHA256 = sha256().digest()
 
 
 class ForgetSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +62,7 @@ async def forget_section(
         decisions = decide([(info.id, info.started_ns) for info in snapshots], policy, zone=zone)
 
         async def mark(decision: Decision) -> None:
-            key = forgotten_key(section.name, decision.id)
-            await repository.store.put(key, b"", sha256=_EMPTY_SHA256)
+            await forget_snapshot(repository, decision.id)
 
         if not dry_run:
             doomed = [decision for decision in decisions if not decision.kept]

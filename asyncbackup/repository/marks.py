@@ -31,6 +31,7 @@ from asyncbackup.format.keys import (
 )
 from asyncbackup.format.runid import is_run_id, run_time_ns
 from asyncbackup.model import RunId
+from asyncbackup.repository.snapshots import forget_snapshot
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.catalog import Catalog
@@ -190,6 +191,21 @@ async def look_again(repository: Repository, *, known: frozenset[str], started_n
 
 
 async def check_for_prunes(
+async def look_back(
+    repository: Repository, run: RunId, *, known: frozenset[str], started_ns: int, now_ns: int
+) -> None:
+    """After the commit of a run that took long: was it taken for dead between its last look and now?
+
+    A prune that did may have deleted what the snapshot needs, so it is forgotten before anybody relies
+    on it. Raises as :func:`look_again`.
+    """
+    try:
+        await look_again(repository, known=known, started_ns=started_ns, now_ns=now_ns)
+    except (CatalogBehindError, SectionBusyError):
+        await forget_snapshot(repository, run)
+        raise
+
+
     repository: Repository, *, known: frozenset[str], min_age_ns: int = MIN_AGE_NS
 ) -> None:
     """Raises ``CatalogBehindError`` or ``SectionBusyError`` if there is a prune that is not ``known``.

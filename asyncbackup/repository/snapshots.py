@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncbackup.errors import ConfigError
-from asyncbackup.format.keys import forgotten_prefix, revision_of_snapshot_key, snapshots_prefix
+from asyncbackup.format.keys import (
+    forgotten_key,
+    forgotten_prefix,
+    revision_of_snapshot_key,
+    snapshots_prefix,
+)
 from asyncbackup.format.runid import is_run_id, run_time_ns
 from asyncbackup.model import RunId
 from asyncbackup.repository.times import parse_time
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 LATEST = "latest"
 
 _NAMED_IN_ERRORS = 10
+_EMPTY_SHA256 = sha256().digest()
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +100,11 @@ async def list_forgotten(repository: Repository) -> frozenset[RunId]:
         names = (info.key.removeprefix(prefix) for info in page)
         found.update(RunId(name) for name in names if is_run_id(name))
     return frozenset(found)
+
+
+async def forget_snapshot(repository: Repository, run: str) -> None:
+    """Mark a snapshot as forgotten: it is no longer listed or restored. Raises ``StoreError``."""
+    await repository.store.put(forgotten_key(repository.section, run), b"", sha256=_EMPTY_SHA256)
 
 
 async def resolve_snapshot(
