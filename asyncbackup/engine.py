@@ -155,6 +155,8 @@ class _Run:
             self._section,
             cached_descriptor=await catalog.read_meta(DESCRIPTOR),
             expected_repository=catalog.identity.repository,
+            # Another machine may have created the repository in the same moment, and its word lies there.
+            read_anew=await catalog.runs.last_snapshot() is None,
             on_retry=self._on_retry,
         ) as repository:
             started_ns = time.time_ns()

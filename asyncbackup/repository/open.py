@@ -82,6 +82,7 @@ async def open_repository(
     section: SectionSettings,
     *,
     cached_descriptor: bytes | None = None,
+    read_anew: bool = False,
     expected_repository: str | None = None,
     on_retry: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Repository]:
@@ -89,8 +90,9 @@ async def open_repository(
 
     With a ``cached_descriptor`` nothing is sent where no secret is named, unless
     it turns out to be damaged. Where one is, the descriptor is read anew, so
-    that a secret that was removed opens nothing any more on any machine; the
-    cached one serves only if the credentials may not read.
+    that a secret that was removed opens nothing any more on any machine, and so
+    it is with ``read_anew``; the cached one then serves only if the credentials
+    may not read.
     ``expected_repository`` is the id that the caller's database belongs to.
 
     Raises ``RepositoryMissingError`` for a destination without a descriptor,
@@ -108,18 +110,26 @@ async def open_repository(
     ) as store:
         with_threads = ThreadGate("repository", min(THREADS_LIMIT, os.cpu_count() or 1))
         try:
-            yield await _open(store, section, with_threads, cached_descriptor, expected_repository)
+            yield await _open(
+                store, section, with_threads, cached_descriptor, expected_repository, read_anew=read_anew
+            )
         finally:
             with_threads.close()
 
 
 async def _open(
-    store: Store, section: SectionSettings, threads: ThreadGate, cached: bytes | None, expected: str | None
+    store: Store,
+    section: SectionSettings,
+    threads: ThreadGate,
+    cached: bytes | None,
+    expected: str | None,
+    *,
+    read_anew: bool,
 ) -> Repository:
     secret = None
     if section.encryption.enabled or names_secret(section.encryption):
         secret = await read_secret(section.encryption, section=section.name, threads=threads)
-    if cached is not None and secret is None:
+    if cached is not None and secret is None and not read_anew:
         try:
             return await _unlocked(store, section, threads, cached, expected, secret)
         except FormatError as error:
@@ -132,7 +142,7 @@ async def _open(
         except AccessDeniedError:
             if cached is None:
                 raise
-            log.info("the credentials may not read: whether the key slots were changed is not checked")
+            log.info("the credentials may not read: whether the descriptor was changed is not checked")
             data = cached
     return await _unlocked(store, section, threads, data, expected, secret)
 
