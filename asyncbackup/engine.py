@@ -24,6 +24,7 @@ from asyncbackup.errors import (
     AccessDeniedError,
     CatalogError,
     Interrupted,
+    ObjectExistsError,
     ObjectMissingError,
     SectionBusyError,
     SourceGuardError,
@@ -154,9 +155,9 @@ class _Run:
             self._settings,
             self._section,
             cached_descriptor=await catalog.read_meta(DESCRIPTOR),
-            expected_repository=catalog.identity.repository,
             # Another machine may have created the repository in the same moment, and its word lies there.
             read_anew=await catalog.runs.last_snapshot() is None,
+            expected_repository=catalog.identity.repository,
             on_retry=self._on_retry,
         ) as repository:
             started_ns = time.time_ns()
@@ -198,10 +199,10 @@ class _Run:
             written = await write_manifest(
                 repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
             )
+            await look_back(repository, run, known=known, started_ns=started_ns, now_ns=time.time_ns())
             await settle(catalog, written)
             await note_written(repository, catalog)
             summary = self._summary(
-            await look_back(repository, run, known=known, started_ns=started_ns, now_ns=time.time_ns())
                 snapshot=run,
                 written=written,
                 requests=dict(repository.store.requests),
@@ -234,6 +235,13 @@ class _Run:
             except CatalogError:
                 await withdraw(repository, run_mark_key(repository.section, run))
                 raise
+        except ObjectExistsError as error:
+            # As a run of this machine its mark would stop no prune of this machine.
+            await catalog.runs.discard(run)
+            raise SectionBusyError(
+                f"another machine runs section {self._section.name!r}, and began in the same second under "
+                f"the same id {run}; run again"
+            ) from error
         except (CatalogError, SectionBusyError):
             # Nothing was begun, so nothing has to be looked for.
             await catalog.runs.finish(run, finished_ns=time.time_ns(), committed=False, summary=None)

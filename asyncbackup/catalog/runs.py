@@ -64,6 +64,11 @@ class RunTable:
         async with self._lock.transaction() as connection:
             await connection.execute("INSERT INTO runs (run, started_ns) VALUES (?, ?)", (run, started_ns))
 
+    async def discard(self, run: RunId) -> None:
+        """Forget a run that was not begun after all: another machine has its id."""
+        async with self._lock.transaction() as connection:
+            await connection.execute("DELETE FROM runs WHERE run = ?", (run,))
+
     async def finish(
         self, run: RunId, *, finished_ns: int, committed: bool, summary: RunSummary | None
     ) -> None:

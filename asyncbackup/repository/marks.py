@@ -168,12 +168,13 @@ async def announce_run(
 
     ``known`` are the prunes that the database accounts for. Raises
     ``CatalogBehindError`` where there was another one, ``SectionBusyError``
-    beside one that is under way elsewhere (the mark is then taken back), and
-    ``StoreError``.
+    beside one that is under way elsewhere (the mark is then taken back),
+    ``ObjectExistsError`` where a run of another machine has this id, and
+    further ``StoreError``.
     """
     host = "" if hide_host else platform.node()
     mark = RunMark(run=run, started_ns=started_ns, host=host, software=f"asyncbackup {__version__}")
-    await put_mark(repository, run_mark_key(repository.section, run), mark)
+    await put_mark(repository, run_mark_key(repository.section, run), mark, if_absent=True)
     try:
         await check_for_prunes(repository, known=known)
     except (CatalogBehindError, SectionBusyError):
@@ -190,7 +191,6 @@ async def look_again(repository: Repository, *, known: frozenset[str], started_n
         await check_for_prunes(repository, known=known)
 
 
-async def check_for_prunes(
 async def look_back(
     repository: Repository, run: RunId, *, known: frozenset[str], started_ns: int, now_ns: int
 ) -> None:
@@ -206,6 +206,7 @@ async def look_back(
         raise
 
 
+async def check_for_prunes(
     repository: Repository, *, known: frozenset[str], min_age_ns: int = MIN_AGE_NS
 ) -> None:
     """Raises ``CatalogBehindError`` or ``SectionBusyError`` if there is a prune that is not ``known``.
@@ -226,12 +227,15 @@ async def look_back(
         )
 
 
-async def put_mark(repository: Repository, key: str, mark: RunMark | PruneMark) -> None:
-    """Write one mark."""
+async def put_mark(
+    repository: Repository, key: str, mark: RunMark | PruneMark, *, if_absent: bool = False
+) -> None:
+    """Write one mark. With ``if_absent`` one that is there raises ``ObjectExistsError``, where the store
+    can tell."""
     fields = msgspec.to_builtins(mark)
     kind = fields.pop("type")
     body = msgspec.json.encode({"type": kind, "format": 1, **fields})
-    await repository.store.put(key, body, sha256=sha256(body).digest())
+    await repository.store.put(key, body, sha256=sha256(body).digest(), if_absent=if_absent)
 
 
 async def withdraw(repository: Repository, *keys: str) -> None:
