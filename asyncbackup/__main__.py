@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sys
 
+LEAST_PYTHON = (3, 11)
+
 
 def main() -> int:
     """Run the command line of this process; the result is the exit code."""
+    # Installers refuse an older Python by themselves; a source tree or a copied folder has none.
+    if sys.version_info < LEAST_PYTHON:
+        sys.stderr.write(
+            "asyncbackup: error: this is Python {}.{}, asyncbackup needs {}.{} or later\n".format(
+                *sys.version_info[:2], *LEAST_PYTHON
+            )
+        )
+        return 2
     from asyncbackup.cli.app import main as run_command_line
 
     return run_command_line(sys.argv[1:])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import aiosqlite
 
+from asyncbackup.catalog.sqlite_version import check_sqlite
 from asyncbackup.errors import CatalogError, CatalogMissingError, SectionBusyError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ async def connect(
     Raises ``CatalogMissingError`` (or ``CatalogError`` where ``create`` finds a
     file), ``SectionBusyError``, ``CatalogError``.
     """
+    check_sqlite()
     if create:
         _create_file(path)
     else:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import aiosqlite
 
 from asyncbackup.catalog.database import translated
+from asyncbackup.catalog.sqlite_version import check_sqlite
 from asyncbackup.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Scratch:
     @asynccontextmanager
     async def open(cls, folder: Path, tables: str) -> AsyncIterator[Scratch]:
         """An empty scratch on the disk of ``folder`` (made 0700 where missing), with these tables."""
+        check_sqlite()
         path = _new_file(folder)
         try:
             with translated(path):

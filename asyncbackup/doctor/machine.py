@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from asyncbackup.doctor.findings import Finding, note, ok, problem
+from asyncbackup.errors import CatalogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)[^;]*>=\s*([0-9.]+)[^;]*(?:;(.*))?"
 
 def examine_machine(*, concurrency: int) -> list[Finding]:
     """Whether this Python, its libraries and the process's limits do."""
-    return [_python(), *_libraries(), _open_files(concurrency)]
+    return [_python(), _sqlite(), *_libraries(), _open_files(concurrency)]
 
 
 def _python() -> Finding:
@@ -30,6 +31,18 @@ def _python() -> Finding:
     if sys.version_info < LEAST_PYTHON:
         return problem("python", text, "asyncbackup needs Python 3.11 or later")
     return ok("python", text)
+
+
+def _sqlite() -> Finding:
+    # Loaded when it is looked at: the catalog alone knows SQLite.
+    from asyncbackup.catalog.sqlite_version import check_sqlite
+
+    try:
+        check_sqlite()
+    except CatalogError as error:
+        text, _, advice = str(error).partition("; ")
+        return problem("sqlite", text, advice)
+    return ok("sqlite", "the SQLite of this Python is recent enough")
 
 
 def _libraries() -> list[Finding]:
