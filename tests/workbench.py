@@ -114,10 +114,11 @@ class Workbench:
         async with open_repository(self.settings, self.section) as repository:
             return [info.id for info in await list_snapshots(repository)]
 
-    def config_file(self, *, endpoint_url: str = "") -> Path:
-        """The same set-up as a configuration file, for runs in a process of their own."""
+    def config_file(self, *, endpoint_url: str = "", name: str = "asyncbackup") -> Path:
+        """The same set-up as a configuration file, for runs in a process of their own. Of several at
+        once each needs a ``name``."""
         encryption = self.section.encryption
-        path = self.base / "asyncbackup.toml"
+        path = self.base / f"{name}.toml"
         url = endpoint_url or self.settings.s3.endpoint_url
         path.write_text(
             f"""
@@ -128,12 +129,12 @@ part_size = {self.settings.part_size_bytes}
 [s3]
 {f'endpoint_url = "{url}"' if url else ""}
 region = "us-east-1"
-[sections.home]
+[sections.{self.section.name}]
 path = "{self.tree}"
 destination = "{self.section.destination}"
 layout = "{"packed" if self.section.packed else "mirror"}"
 compression = "{f"zstd:{self.section.zstd_level}" if self.section.zstd_level else "none"}"
-[sections.home.encryption]
+[sections.{self.section.name}.encryption]
 enabled = {str(encryption.enabled).lower()}
 """
             + (f'passphrase_file = "{encryption.passphrase_file}"\n' if encryption.enabled else "")

@@ -29,6 +29,7 @@ GROUPS = {
     "g": "scale",
     "h": "leakage",
     "i": "supply chain",
+    "s": "failure stories of others",
 }
 ELSEWHERE = {
     "tests/cancellation/test_cancelled_runs.py": "a",
@@ -52,7 +53,7 @@ ELSEWHERE = {
 }
 """Tests that stand beside what they test and belong to a group all the same."""
 PROPERTY = "battery"
-_OWN = re.compile(r"tests/battery/test_([a-i])_")
+_OWN = re.compile(r"tests/battery/test_([a-is])_")
 
 
 class Score(msgspec.Struct):
@@ -70,14 +71,14 @@ class ScoredProxy(FaultProxy):
 
     def __init__(self, upstream_url: str, score: Score) -> None:
         super().__init__(upstream_url)
-        self._score = score
+        self.score = score
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for plan in self._plans:
-            self._score.faults_planned += plan.times or max(1, plan.fired)
-            self._score.faults_fired += plan.fired
+            self.score.faults_planned += plan.times or max(1, plan.fired)
+            self.score.faults_fired += plan.fired
         await super().__aexit__(kind, error, trace)
 
 

@@ -9,29 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from tests.servers.proxy import Exchange, FaultProxy
+from tests.servers.proxy import FaultProxy, Gate
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
     from tests.servers import S3Endpoint
 
 FILES = 40
-
-
-class Gate:
-    """Holds requests back until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self._open = asyncio.Event()
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def hold(self, exchange: Exchange) -> None:
-        self.reached.set()
-        await self._open.wait()
-        await exchange.pass_on(await exchange.forward())
 
 
 def prepare(cli: Cli, url: str, bucket: str) -> None:

@@ -94,14 +94,18 @@ class Exchange:
         self._proxy = proxy
         self._reader = reader
         self._writer = writer
+        self._begun = bytearray()
         self._body: bytes | None = None
 
     async def read_body(self, limit: int | None = None) -> bytes:
-        """The request's body, or its first ``limit`` bytes."""
+        """The request's body, or its next ``limit`` bytes."""
+        left = self.request.length - len(self._begun)
         if limit is not None:
-            return await self._reader.readexactly(min(limit, self.request.length))
+            part = await self._reader.readexactly(min(limit, left))
+            self._begun += part
+            return part
         if self._body is None:
-            self._body = await self._reader.readexactly(self.request.length)
+            self._body = bytes(self._begun) + await self._reader.readexactly(left)
         return self._body
 
     async def forward(self) -> Response:
@@ -253,6 +257,28 @@ class FaultProxy:
             await exchange.pass_on(await exchange.forward())
         finally:
             self.in_flight -= 1
+
+
+class Gate:
+    """Holds requests back until it is opened; ``hold`` is the action to plan. ``reached`` is set by the
+    first of them. ``then`` is what happens to them afterwards, unless they just pass."""
+
+    def __init__(self, then: Action | None = None) -> None:
+        self.reached = asyncio.Event()
+        self._open = asyncio.Event()
+        self._then = then
+
+    def open(self) -> None:
+        """Let what is held, and all that comes, go on."""
+        self._open.set()
+
+    async def hold(self, exchange: Exchange) -> None:
+        self.reached.set()
+        await self._open.wait()
+        if self._then is not None:
+            await self._then(exchange)
+        else:
+            await exchange.pass_on(await exchange.forward())
 
 
 async def reset(exchange: Exchange) -> None:
