@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test battery lint format bench venv lock wheel clean
+.PHONY: help demo test battery lint format bench venv lock audit wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   asyncbackup beside its peers, into docs/benchmarks.md; takes long (BENCH_ARGS)"
 	@echo "make venv    the environment in $(VENV), exactly as requirements.lock says"
 	@echo "make lock    resolve the dependencies anew and write requirements.lock"
+	@echo "make audit   ask the advisory databases about every locked version; needs the network"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove the environment and all that was built"
 
@@ -58,6 +59,10 @@ lock: venv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-strip-extras --quiet \
 		--no-emit-index-url --no-emit-find-links --no-annotate \
 		--custom-compile-command "make lock" --upgrade --output-file requirements.lock
+
+# Before each release. pip-audit brings many packages along, so it has an environment of its own.
+audit: venv
+	$(BIN)/uvx pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 wheel: venv
 	$(BIN)/python -m hatchling build --target wheel
