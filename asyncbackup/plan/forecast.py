@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.format.envelope import sealed_size
+from asyncbackup.pipeline.packer import MEMBERS_PER_PACK
 from asyncbackup.plan.sample import Ratios
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _packs(shape: Shape, settings: LayoutSettings, requests: Counter[str], objec
     ratio = settings.ratios.packed
     headers = members * MEMBER_BYTES * (1.0 if ratio == 1.0 else MEMBER_RATIO)
     total = content * ratio + headers
-    count = max(1, -(-round(total) // settings.pack_size_bytes))
+    count = max(1, -(-round(total) // settings.pack_size_bytes), -(-members // MEMBERS_PER_PACK))
     size = _sealed(total / count, settings)
     requests["PutObject"] += count
     objects.append(Objects(count=count, size=size))
@@ -173,8 +174,8 @@ def _own_requests(settings: LayoutSettings, *, folders: bool) -> dict[str, int]:
         requests["HeadObject"] += 1
     if settings.asks_for_folders and folders and not settings.packed:
         requests["HeadObject"] += 1
-    if settings.reads_secret:
-        requests["GetObject"] += 1
+    if settings.reads_secret or not settings.known_snapshot:
+        requests["GetObject"] += 1  # the descriptor
     return dict(requests)
 
 
