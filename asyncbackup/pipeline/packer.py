@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.store.base import Buffer
 
+MEMBERS_PER_PACK = 8192
+"""Until a pack is acknowledged about 2 KB of memory belong to each of its members: of the tiniest files
+40,000 would fit. A batch is never divided, so a pack may have some more."""
 CONTENT_NOT_SAVED = "the content under another name of it could not be saved"
 
 
@@ -89,7 +92,10 @@ class Packer:
                     self._budget.release(batch.leased + sum(_whole_lease(item) for item in batch.items))
                     continue
                 await self._pack(batch, pack, payloads, outcomes)
-                if pack.builder.size >= self._settings.pack_size_bytes:
+                if (
+                    pack.builder.size >= self._settings.pack_size_bytes
+                    or len(pack.entries) >= MEMBERS_PER_PACK
+                ):
                     await self._finish(pack, payloads)
                     pack = self._open()
             if self._stop.requested or pack.builder.empty:

@@ -14,7 +14,9 @@ import zstandard
 
 from asyncbackup.model import Kind
 from asyncbackup.pipeline import birth
-from tests.workbench import MIB, Workbench, age
+from asyncbackup.pipeline import detector as detector_module
+from asyncbackup.pipeline import packer as packer_module
+from tests.workbench import MIB, Workbench, age, picture
 
 if TYPE_CHECKING:
     from asyncbackup.model import Entry
@@ -102,6 +104,20 @@ async def test_a_full_pack_is_sent_and_the_next_begun(plain: Workbench) -> None:
             for member in archive.getmembers():
                 assert member.size in (0, 400_000)
     assert summary.bytes_uploaded == sum(path.stat().st_size for path in packs)
+
+
+async def test_tiny_files_fill_a_pack_by_their_number(
+    packed: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer_module, "MEMBERS_PER_PACK", 100)
+    monkeypatch.setattr(detector_module, "CHANGES_PER_BATCH", 20)
+    for number in range(1000):
+        packed.write(f"{number // 100}/{number}", b"%d" % number)
+    summary = await packed.run()
+    # The folders are members too; a batch is never divided.
+    assert 1011 // 120 <= len(pack_paths(packed)) <= 11
+    assert summary.files_new == 1000
+    assert picture(await packed.restored()) == picture(packed.tree)
 
 
 async def test_every_pack_extracts_to_the_files_that_it_holds(plain: Workbench, tmp_path: Path) -> None:
