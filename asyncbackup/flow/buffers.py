@@ -38,8 +38,8 @@ class SpareBuffers:
                         return memoryview(buffer)[:size_bytes]
                     too_small = index
             self.made += 1
-            # The room beyond serves the next one, which may be a little larger.
-            buffer = bytearray(size_bytes + size_bytes // 8)
+            # The room beyond serves the next one, which may be a little larger; and none is empty.
+            buffer = bytearray(size_bytes + size_bytes // 8 + 1)
             if too_small < self._keep:
                 self._kept[too_small : too_small + 1] = [buffer]
             return memoryview(buffer)[:size_bytes]

@@ -7,7 +7,7 @@ from asyncbackup.flow.buffers import SpareBuffers
 
 def test_a_buffer_is_given_out_again_once_its_views_are_gone() -> None:
     spare = SpareBuffers(keep=2)
-    for size in (1000, 1000, 800, 1100):
+    for size in (1000, 1000, 800, 0, 1100):
         view = spare.take(size)
         assert len(view) == size
         view[:] = b"x" * size
@@ -49,3 +49,8 @@ def test_one_that_is_too_small_makes_way() -> None:
     assert len(spare.take(1000)) == 1000
     spare.take(1000)
     assert spare.made == 2
+
+
+def test_nothing_can_be_asked_for() -> None:
+    spare = SpareBuffers(keep=1)
+    assert [len(spare.take(size)) for size in (0, 0, 1)] == [0, 0, 1]
