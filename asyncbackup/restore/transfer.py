@@ -74,18 +74,38 @@ class Transfer:
 
         Raises the first error that ends a restore.
         """
-        jobs_in: Sender[Job]
-        jobs_in, jobs_out = open_channel("files to fetch", 2 * self._workers)
         fetched_in: Sender[list[FetchedFile]]
         fetched_in, fetched_out = open_channel("batches to write", BATCHES_WAITING)
         with single_error():
             async with asyncio.TaskGroup() as group:
-                rows = ByteBudget(SPAN_ROWS_AT_ONCE)
-                group.create_task(self._feed(pages, jobs_in, rows))
-                group.create_task(self._work_all(jobs_out, fetched_in, rows))
+                downloads = group.create_task(self._download_all(pages, fetched_in))
                 with fetched_out:
                     for _ in range(self._pace.threads):
                         group.create_task(self._write(fetched_out.clone()))
+            if (failure := downloads.result()) is not None:
+                raise failure
+
+    async def _download_all(
+        self, pages: AsyncIterator[Sequence[Job]], fetched: Sender[list[FetchedFile]]
+    ) -> BaseExceptionGroup[BaseException] | None:
+        """What the downloads failed of, to be raised once all files that came are written: whoever
+        goes on need not ask for them again."""
+        failure: BaseExceptionGroup[BaseException] | None = None
+        jobs_in: Sender[Job]
+        jobs_in, jobs_out = open_channel("files to fetch", 2 * self._workers)
+        rows = ByteBudget(SPAN_ROWS_AT_ONCE)
+        batches = Batches(fetched, self._budget)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(pages, jobs_in, rows))
+                with jobs_out:
+                    for _ in range(self._workers):
+                        group.create_task(self._work(jobs_out.clone(), batches, rows))
+        except BaseExceptionGroup as error:
+            failure = error
+        await batches.send()
+        fetched.close()
+        return failure
 
     async def _feed(self, pages: AsyncIterator[Sequence[Job]], jobs: Sender[Job], rows: ByteBudget) -> None:
         with jobs:
@@ -96,16 +116,6 @@ class Transfer:
                     if isinstance(job, Span):
                         await rows.acquire(len(job.members))
                     await jobs.send(job)
-
-    async def _work_all(
-        self, jobs: Receiver[Job], fetched: Sender[list[FetchedFile]], rows: ByteBudget
-    ) -> None:
-        batches = Batches(fetched, self._budget)
-        with jobs, fetched:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(self._workers):
-                    workers.create_task(self._work(jobs.clone(), batches, rows))
-            await batches.send()
 
     async def _work(self, jobs: Receiver[Job], batches: Batches, rows: ByteBudget) -> None:
         with jobs:
