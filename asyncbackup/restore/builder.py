@@ -14,7 +14,7 @@ import msgspec
 
 from asyncbackup.catalog.selection import Role, SelectedEntry, State
 from asyncbackup.model import EMPTY_SHA256, Entry, Kind
-from asyncbackup.restore.content import Checker, Content
+from asyncbackup.restore.content import Checker, Content, Opening, check_digest
 from asyncbackup.restore.metadata import CLOCK_NS, Note, Privileges, apply_to_descriptor, apply_to_symlink
 from asyncbackup.restore.outcome import ContentError, Outcome, done, failed, failed_by, skipped
 from asyncbackup.restore.overwrite import Overwrite, looks_same
@@ -38,16 +38,23 @@ _UNLINKABLE = frozenset({errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSU
 
 
 class FetchedFile(msgspec.Struct, frozen=True, gc=False):
-    """A small file whose stored bytes are in memory, and what checks them."""
+    """A small file whose stored bytes are in memory, all that its content says, and what opens them."""
 
     row: SelectedEntry
     content: Content
     stored: Sequence[bytes]
-    checker: Checker
+    opening: Opening | None = None
 
-    def pieces(self) -> list[bytes]:
-        """The content, opened and checked. Raises ``ContentError``."""
-        checker = self.checker
+    def pieces(self) -> Sequence[bytes]:
+        """The content, opened and checked; once. Raises ``ContentError``."""
+        sha256 = self.row.entry.sha256
+        if self.content.as_stored:
+            digest = hashlib.sha256()
+            for piece in self.stored:
+                digest.update(piece)
+            check_digest(self.content, sha256, digest.digest())
+            return self.stored
+        checker = Checker(self.content, sha256, self.opening)
         pieces = [piece for chunk in self.stored for piece in checker.feed(chunk)]
         pieces += checker.finish()
         return pieces

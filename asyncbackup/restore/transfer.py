@@ -20,7 +20,7 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.restore.batches import Batches
 from asyncbackup.restore.builder import Builder, FetchedFile
-from asyncbackup.restore.content import Checker, Content, content_of
+from asyncbackup.restore.content import Content, content_of
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
@@ -153,7 +153,7 @@ class Transfer:
     async def _download(self, row: SelectedEntry, content: Content) -> FetchedFile:
         source = await self._fetcher.source(content)
         stored = await self._fetcher.all_of(source)
-        return FetchedFile(row, content, stored, Checker(content, row.entry.sha256, source.opening))
+        return FetchedFile(row, content, stored, source.opening)
 
     async def _write(self, fetched: Receiver[list[FetchedFile]]) -> None:
         with fetched:

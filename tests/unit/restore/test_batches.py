@@ -11,7 +11,7 @@ from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import Receiver, open_channel
 from asyncbackup.restore.batches import BATCH_BYTES, BATCH_FILES, Batches
 from asyncbackup.restore.builder import FetchedFile
-from asyncbackup.restore.content import Checker, Content
+from asyncbackup.restore.content import Content
 from tests.unit.flow.turns import settle
 from tests.unit.restore.backup import file_entry
 
@@ -19,7 +19,7 @@ from tests.unit.restore.backup import file_entry
 def file_of(size: int) -> FetchedFile:
     content = Content("home/data/x", 0, size, size)
     row = SelectedEntry(1, State.TODO, Role.FILE, False, None, file_entry("f", size=size))
-    return FetchedFile(row, content, [bytes(size)], Checker(content, b"", None))
+    return FetchedFile(row, content, [bytes(size)])
 
 
 class Writers:
