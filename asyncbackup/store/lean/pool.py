@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 
 import msgspec
 
@@ -63,7 +64,7 @@ class Pool:
             connection.abort()
             return
         connection.rest()
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = time.monotonic()
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep_in(self._idle_seconds)
@@ -114,7 +115,7 @@ class Pool:
 
     def _drop_old(self) -> None:
         self._sweep = None
-        oldest = asyncio.get_running_loop().time() - self._idle_seconds
+        oldest = time.monotonic() - self._idle_seconds
         # Used last stands last.
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.pop(0).abort()
