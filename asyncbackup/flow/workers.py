@@ -45,7 +45,12 @@ class ThreadGate:
             raise
         self.hops += 1
         future.add_done_callback(leave)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            # What is raised holds this frame, and the future what is raised: no circle of them shall keep
+            # the buffers that the call worked on until somebody collects it.
+            del future
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads; with ``wait`` after the calls that are under way."""

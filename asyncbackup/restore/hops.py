@@ -32,3 +32,5 @@ async def hop(gate: ThreadGate, call: Callable[P, R], *args: P.args, **kwargs: P
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it as lost
         raise
+    finally:
+        del task  # it holds what is raised, which holds this frame and all above that it passes through

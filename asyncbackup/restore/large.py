@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.groups import single_error
+from asyncbackup.format.expand import MAX_WINDOW_BYTES
 from asyncbackup.restore.content import Checker, Content, check_digest
 from asyncbackup.restore.fetcher import ATTEMPTS, Fetcher, Source
 from asyncbackup.restore.hops import hop
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from asyncbackup.restore.builder import Builder
     from asyncbackup.restore.summary import RestoreCounters
 
+EXPANDING_BYTES = MAX_WINDOW_BYTES + 1024 * 1024
+"""Held at most while a content is expanded: the window that its frames may ask for, and a piece of them."""
 OPEN_FILES = 16
 """Large files written at the same time: what keeps descriptors bounded at any concurrency."""
 
@@ -141,9 +144,13 @@ class LargeFiles:
         async def take(chunks: list[bytes]) -> None:
             progress.add(await hop(self._gate, write_all, chunks))
 
-        leased = await self._budget.acquire(self._settings.window_bytes)
+        window_bytes, expanding_bytes = self._settings.window_bytes, 0
+        if content.compressed:
+            room_bytes = self._budget.limit_bytes - window_bytes
+            expanding_bytes = min(EXPANDING_BYTES, content.skip + content.size, room_bytes)
+        leased = await self._budget.acquire(window_bytes + expanding_bytes)
         try:
-            await self._fetcher.pour(source, take, window_bytes=leased)
+            await self._fetcher.pour(source, take, window_bytes=window_bytes)
             progress.add(await hop(self._gate, write, checker.finish()))
         finally:
             self._budget.release(leased)
