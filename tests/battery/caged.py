@@ -1,6 +1,6 @@
 """What runs inside a cage (see ``cage.py``): ``unshare --mount python -m tests.battery.caged BASE``.
 
-Steps come on stdin, their outcomes go to stdout, both as JSON.
+Steps come on stdin, their outcomes go to a file in the base, both as JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 
 WORLD = "world"
 TARGET = "target"
+OUTCOMES = "outcomes.json"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +241,7 @@ def _main() -> None:
         # What a restore removes may be a hard link that was planted before.
         with_links = (with_links or not step.keep) and all(kind != "hardlink" for kind, _, _ in step.plants)
         outcomes.append(run_step(base / WORLD, step, with_links=with_links))
-    sys.stdout.buffer.write(msgspec.json.encode(outcomes))
+    (base / OUTCOMES).write_bytes(msgspec.json.encode(outcomes))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ FLAGS = (b"0", b"1", b"2", b"5")
 NAMES = {
     f"{way} {flag.decode()} {name!r}": named(way, name, flag=flag)
     for way in WAYS
-    for flag in FLAGS
+    for flag in (FLAGS if way in ("ustar", "pax") else FLAGS[:1])
     for name in NO_NAMES
     if way in ("GNU", "pax") or (len(name) < 100 and b"\0" not in name)
 }
