@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 PROGRAM = "asyncbackup"
 
 
+def _write(data: bytes) -> None:
+    """Write all of it to stdout, which without a buffer (``PYTHONUNBUFFERED``) may take a part at a time."""
+    sys.stdout.flush()
+    left = memoryview(data)
+    while left:
+        written = sys.stdout.buffer.write(left)
+        if written is None:
+            raise BlockingIOError("stdout takes nothing more at the moment")
+        left = left[written:]
+    sys.stdout.buffer.flush()
+
+
 class Output:
     """Where a command writes to. ``quiet`` drops notes, never results or errors."""
 
@@ -38,14 +50,13 @@ class Output:
     def events(self, objects: Iterable[Mapping[str, object]]) -> None:
         """Several JSON objects at once, written with one call; with ``--json`` only."""
         if self.json:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(b"".join(msgspec.json.encode(fields) + b"\n" for fields in objects))
-            sys.stdout.buffer.flush()
+            _write(b"".join(msgspec.json.encode(fields) + b"\n" for fields in objects))
 
     def result(self, *lines: str) -> None:
         """Lines for people on stdout; nothing with ``--json``. The caller made them safe to print."""
         if not self.json and lines:
-            sys.stdout.write("\n".join(lines) + "\n")
+            text = "\n".join(lines) + "\n"
+            _write(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
 
     def note(self, text: str) -> None:
         """Something good to know, on stderr; nothing with ``--quiet``."""
