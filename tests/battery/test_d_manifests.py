@@ -106,7 +106,7 @@ def manifests(tmp_path: Path) -> Manifests:
 
 
 def test_names_that_lead_out_are_refused_whole(manifests: Manifests, score: Score) -> None:
-    cases = selected(NAMES, 20, name="names")
+    cases = selected(NAMES, 8, name="names")
     score.archives += len(cases)
     score.names += len(cases)
     for case, outcome in zip(
@@ -116,7 +116,7 @@ def test_names_that_lead_out_are_refused_whole(manifests: Manifests, score: Scor
 
 
 def test_lines_that_cannot_be_are_refused_whole(manifests: Manifests, score: Score) -> None:
-    cases = selected(REFUSED, 15, name="lines")
+    cases = selected(REFUSED, 8, name="lines")
     score.archives += len(cases)
     for case, outcome in zip(cases, manifests.restored([REFUSED[case] for case in cases]), strict=True):
         assert (outcome.code, outcome.target) == (1, {}), (case, outcome)
@@ -187,7 +187,7 @@ def test_what_leads_through_a_symlink_stays_within(
     manifests: Manifests, score: Score, overwrite: str
 ) -> None:
     """The same target twice: what the first restore made is in the way of the second."""
-    cases = selected(THROUGH, 6, name=overwrite)
+    cases = selected(THROUGH, 3, name=overwrite)
     score.archives += len(cases)
     lines = [THROUGH[case][0] for case in cases]
     outcomes = manifests.restored(lines, "--overwrite", overwrite, again=True)

@@ -170,7 +170,7 @@ def mirror(tmp_path: Path, memory_s3: S3Endpoint) -> Mirror:
 
 
 def test_keys_that_lead_out(mirror: Mirror, score: Score) -> None:
-    archives = {name: KEYS[name] for name in selected(KEYS, 6, name="keys")}
+    archives = {name: KEYS[name] for name in selected(KEYS, 4, name="keys")}
     score.archives += len(archives)
     score.names += len(archives)
     for name, outcome in mirror.recovered(archives).items():
@@ -180,7 +180,7 @@ def test_keys_that_lead_out(mirror: Mirror, score: Score) -> None:
 
 def test_metadata_that_lie(mirror: Mirror, score: Score) -> None:
     strange = strange_objects(str(mirror.cage.world / "outside"))
-    archives = {name: strange[name] for name in selected(strange, 12, name="objects")}
+    archives = {name: strange[name] for name in selected(strange, 5, name="objects")}
     score.archives += len(archives)
     for name, outcome in mirror.recovered(archives).items():
         assert outcome.code in (0, 4), (name, outcome)

@@ -110,7 +110,7 @@ def trapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("overwrite", OVERWRITES)
 def test_traps_that_were_set_beforehand(trapped: Trapped, score: Score, overwrite: str) -> None:
     """Then the same restore once more into what the first one left."""
-    chosen = selected(TRAPS, 4, name=overwrite)
+    chosen = selected(TRAPS, 2, name=overwrite)
     score.archives += len(chosen)
     world = str(trapped.cage.world)
     steps = []

@@ -51,7 +51,7 @@ async def made(base: Path, destination: str, endpoint: S3Endpoint | None = None)
     return bench
 
 
-@pytest.mark.parametrize("command", selected(COMMANDS, 2, name="wrong pass phrase"))
+@pytest.mark.parametrize("command", selected(COMMANDS, 1, name="wrong pass phrase"))
 async def test_a_wrong_pass_phrase_asks_for_the_descriptor_alone(
     tmp_path: Path, rclone_s3: S3Endpoint, command: str
 ) -> None:
@@ -73,7 +73,7 @@ async def test_a_wrong_pass_phrase_asks_for_the_descriptor_alone(
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), selected(BOUNDS, 3, name="bounds"))
+@pytest.mark.parametrize(("name", "value"), selected(BOUNDS, 2, name="bounds"))
 async def test_a_key_derivation_out_of_bounds_is_refused_before_it_costs_anything(
     tmp_path: Path, folder_destination: Path, score: Score, name: str, value: int
 ) -> None:
