@@ -303,7 +303,7 @@ class Builder:
             written.outcomes.append(self.outcome_of(row, error))
 
     def _write_file(self, row: SelectedEntry, content: Sequence[bytes | memoryview]) -> Outcome:
-        temporary = TemporaryFile(self.tree, row, self.token, checked=True)
+        temporary = TemporaryFile(self.tree, row, self.token)
         try:
             offset = 0
             for chunk in content:

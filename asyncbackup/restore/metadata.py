@@ -35,8 +35,6 @@ P = ParamSpec("P")
 PRIVILEGED_PREFIXES = (b"security.", b"trusted.")
 _OWN_PREFIXES = (b"user.", b"system.posix_acl_")
 """What is removed from an existing folder if the snapshot does not have it."""
-
-PRIVATE_MODE = 0o600
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _MAX_ID = 2**32 - 2
 CLOCK_NS = 2_000_000_000
@@ -109,8 +107,7 @@ class NewFiles(msgspec.Struct, frozen=True):
         return cls(status.st_uid, status.st_gid, not _HAS_XATTRS or _is_bare(descriptor))
 
     def need_nothing_of(self, entry: Entry) -> bool:
-        """Whether a new file is the entry already but for its time, and its mode where the system
-        masks that."""
+        """Whether a new file is the entry already but for its mode and time."""
         return (
             self.bare
             and entry.uid == self.uid
@@ -118,17 +115,6 @@ class NewFiles(msgspec.Struct, frozen=True):
             and not entry.mode & _SET_ID
             and not entry.xattrs
         )
-
-    def first_mode(self, entry: Entry) -> int:
-        """The mode to make the entry with, once its content is known to be right.
-
-        Its own where the group may do what all may, so that whose group it is
-        makes no difference; otherwise one that lets nobody in.
-        """
-        mode = entry.mode
-        if self.need_nothing_of(entry) and (mode >> 3) & 0o7 == mode & 0o7:
-            return mode & 0o777
-        return PRIVATE_MODE
 
 
 def apply_to_new_file(descriptor: int, entry: Entry, privileges: Privileges, new: NewFiles) -> Applied:

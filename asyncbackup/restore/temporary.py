@@ -12,7 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from asyncbackup.restore.metadata import PRIVATE_MODE, Applied, NewFiles, Privileges, apply_to_new_file
+from asyncbackup.restore.metadata import Applied, NewFiles, Privileges, apply_to_new_file
 from asyncbackup.restore.overwrite import Overwrite
 from asyncbackup.restore.tree import BlockedError, TargetTree, split_checked
 
@@ -47,11 +47,8 @@ class TemporaryFile:
     End it with :meth:`commit` or :meth:`abandon`, after the last write has returned.
     """
 
-    def __init__(self, tree: TargetTree, row: SelectedEntry, token: str, *, checked: bool = False) -> None:
-        """Create the file in its folder, which must exist. Raises ``OSError``.
-
-        ``checked`` says that what will be written is known to be what was saved.
-        """
+    def __init__(self, tree: TargetTree, row: SelectedEntry, token: str) -> None:
+        """Create the file in its folder, which must exist. Raises ``OSError``."""
         entry = row.entry
         folder, self._name = split_checked(entry.path)
         self._tree = tree
@@ -59,9 +56,7 @@ class TemporaryFile:
         self._temporary = temporary_name(token, row.id)
         self._folder = tree.borrow(folder)
         try:
-            new_files = self._folder.new_files
-            mode = new_files.first_mode(entry) if checked and new_files is not None else PRIVATE_MODE
-            self._descriptor = self._create(mode)
+            self._descriptor = self._create()
         except BaseException:
             tree.give_back(self._folder)
             raise
@@ -110,12 +105,12 @@ class TemporaryFile:
             finally:
                 self._close()
 
-    def _create(self, mode: int) -> int:
+    def _create(self) -> int:
         try:
-            return os.open(self._temporary, _CREATE_FLAGS, mode, dir_fd=self._folder.descriptor)
+            return os.open(self._temporary, _CREATE_FLAGS, 0o600, dir_fd=self._folder.descriptor)
         except FileExistsError:
             os.unlink(self._temporary, dir_fd=self._folder.descriptor)
-            return os.open(self._temporary, _CREATE_FLAGS, mode, dir_fd=self._folder.descriptor)
+            return os.open(self._temporary, _CREATE_FLAGS, 0o600, dir_fd=self._folder.descriptor)
 
     def _close(self) -> None:
         self._open = False

@@ -167,24 +167,22 @@ class Calls:
 
 
 def restore_checked(tree: TargetTree, entry: Entry) -> None:
-    temporary = TemporaryFile(tree, row_of(entry), TOKEN, checked=True)
+    temporary = TemporaryFile(tree, row_of(entry), TOKEN)
     temporary.write(0, b"abc")
     assert temporary.commit(PRIVILEGED, Overwrite.ALWAYS).problems == []
 
 
 @pytest.mark.parametrize("mode", [0o100644, 0o100755, 0o100600, 0o100444])
-def test_a_file_like_its_neighbour_costs_six_calls(
+def test_a_file_like_its_neighbour_costs_seven_calls(
     tree: TargetTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     restore_checked(tree, file_entry("first", mode=0o100644, size=3))
-    old = os.umask(0o022)
-    try:
-        with monkeypatch.context() as patch:
-            calls = Calls(patch)
-            restore_checked(tree, file_entry("f", mode=mode, mtime_ns=-5, size=3))
-    finally:
-        os.umask(old)
-    assert calls.made == {"open": 1, "pwrite": 1, "utime": 1, "fstat": 1, "rename": 1, "close": 1}
+    with monkeypatch.context() as patch:
+        calls = Calls(patch)
+        restore_checked(tree, file_entry("f", mode=mode, mtime_ns=-5, size=3))
+    expected = Counter(("open", "pwrite", "utime", "fstat", "fchmod", "rename", "close"))
+    # Nobody but the owner is let in before all is as it shall be; for some that is how it stays.
+    assert calls.made == expected - Counter({"fchmod": int(mode == 0o100600)})
     status = (tmp_path / "f").stat()
     assert (status.st_mode, status.st_mtime_ns, status.st_size) == (mode, -5, 3)
 
@@ -201,12 +199,12 @@ def test_any_mode_under_any_mask(tree: TargetTree, tmp_path: Path, mode: int, um
     assert (tmp_path / "first").stat().st_mode == (tmp_path / "f").stat().st_mode == mode
 
 
-@pytest.mark.parametrize("mode", [0o100640, 0o100604, 0o104755])
-def test_no_group_sees_what_is_not_for_everybody(tree: TargetTree, tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o100644, 0o100640, 0o100604, 0o104755])
+def test_nobody_else_sees_a_file_that_is_not_finished(tree: TargetTree, tmp_path: Path, mode: int) -> None:
     restore_checked(tree, file_entry("first", mode=mode, size=3))
     old = os.umask(0)
     try:
-        temporary = TemporaryFile(tree, row_of(file_entry("f", mode=mode, size=3)), TOKEN, checked=True)
+        temporary = TemporaryFile(tree, row_of(file_entry("f", mode=mode, size=3)), TOKEN)
     finally:
         os.umask(old)
     (name,) = (name for name in os.listdir(tmp_path) if name != "first")
