@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from asyncbackup.model import Extent
     from asyncbackup.pipeline.underway import Underway
 
-KEPT_DIGESTS = 65_536
+KEPT_DIGESTS = 32_768
+"""Twice what the recorder notes at a time, or several packs of tiny files. With their places they take some
+14 MB: of a tree of small files the largest part of what a run holds."""
 
 
 class KnownContents(Protocol):
