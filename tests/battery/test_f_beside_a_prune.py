@@ -78,7 +78,7 @@ async def make_bench(
 
 async def finish(here: Machine, there: Machine, kept: dict[str, Picture]) -> None:
     """Whatever happened: both machines go on, and nothing that was kept is lost."""
-    for machine, command in ((there, "prune"), (here, "run"), (there, "prune"), (here, "run")):
+    for machine, command in ((there, "prune"), (here, "run")):
         ended = await machine.run(command)
         assert ended.code == 0, ended
     await check_invariants(here.bench, earlier=kept, read_percent=100.0)
@@ -86,7 +86,7 @@ async def finish(here: Machine, there: Machine, kept: dict[str, Picture]) -> Non
 
 @pytest.mark.parametrize(
     ("layout", "command"),
-    selected(((a, b) for a in LAYOUTS for b in REQUESTS[a]), 2, name="requests beside a prune"),
+    selected(((a, b) for a in LAYOUTS for b in REQUESTS[a]), 1, name="requests beside a prune"),
 )
 async def test_the_requests_of_an_undisturbed_command(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, command: str
@@ -101,7 +101,7 @@ async def test_the_requests_of_an_undisturbed_command(
         assert machine.proxy.requests.total() == REQUESTS[layout][command]
 
 
-@pytest.mark.parametrize(("layout", "request_held"), cases("prune", 3))
+@pytest.mark.parametrize(("layout", "request_held"), cases("prune", 1))
 async def test_a_prune_that_stands_still_while_a_backup_runs(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, request_held: int
 ) -> None:
@@ -120,7 +120,7 @@ async def test_a_prune_that_stands_still_while_a_backup_runs(
         await finish(here, there, kept)
 
 
-@pytest.mark.parametrize(("layout", "request_held"), cases("run", 2))
+@pytest.mark.parametrize(("layout", "request_held"), cases("run", 1))
 async def test_a_backup_that_stands_still_while_a_prune_runs(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, request_held: int
 ) -> None:
@@ -138,7 +138,7 @@ async def test_a_backup_that_stands_still_while_a_prune_runs(
         await finish(here, there, kept)
 
 
-@pytest.mark.parametrize(("layout", "request_held"), cases("restore", 2))
+@pytest.mark.parametrize(("layout", "request_held"), cases("restore", 1))
 async def test_a_restore_that_stands_still_while_a_prune_runs(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, request_held: int
 ) -> None:
@@ -177,7 +177,7 @@ async def test_a_restore_that_was_killed_before_a_prune_goes_on_after_it(
     assert await bench.snapshots() == list(kept)
 
 
-@pytest.mark.parametrize(("layout", "request_held"), cases("verify", 2))
+@pytest.mark.parametrize(("layout", "request_held"), cases("verify", 1))
 async def test_a_verification_that_stands_still_while_a_prune_runs(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, request_held: int
 ) -> None:

@@ -80,7 +80,7 @@ async def make_bench(
 @pytest.mark.parametrize(
     "commands",
     selected(
-        [("run", "run"), ("run", "prune"), ("prune", "prune"), ("run", "syncdb_remote")], 2, name="at once"
+        [("run", "run"), ("run", "prune"), ("prune", "prune"), ("run", "syncdb_remote")], 1, name="at once"
     ),
     ids=" ".join,
 )
@@ -124,7 +124,7 @@ async def test_a_lock_is_no_process_id(
 
 @pytest.mark.parametrize(
     ("layout", "share"),
-    selected(((a, b) for a in LAYOUTS for b in (0, 25, 50, 75, 99, 100)), 2, name="reboot"),
+    selected(((a, b) for a in LAYOUTS for b in (0, 25, 50, 75, 99, 100)), 1, name="reboot"),
 )
 async def test_across_a_reboot(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, share: int
@@ -171,7 +171,7 @@ async def test_a_machine_that_sleeps_keeps_its_section(
 
 @pytest.mark.parametrize(
     ("layout", "place"),
-    selected(((a, b) for a in LAYOUTS for b in ("data", "snapshots")), 2, name="slept too long"),
+    selected(((a, b) for a in LAYOUTS for b in ("data", "snapshots")), 1, name="slept too long"),
 )
 async def test_a_machine_that_slept_for_so_long_that_it_was_taken_for_dead(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str, place: str

@@ -88,7 +88,7 @@ async def unconditionally(exchange: Exchange) -> None:
     await exchange.pass_on(await exchange.forward())
 
 
-@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("encrypted", selected((False, True), 1, name="created at once"))
 async def test_two_that_create_one_repository_where_conditions_are_ignored(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, encrypted: bool
 ) -> None:
@@ -109,7 +109,7 @@ async def test_two_that_create_one_repository_where_conditions_are_ignored(
         await check_restores(bench, "latest", picture(bench.tree))
 
 
-@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("encrypted", selected((False, True), 1, name="written over"))
 async def test_a_descriptor_that_was_written_over_is_noticed_before_anything_else_is(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, encrypted: bool
 ) -> None:

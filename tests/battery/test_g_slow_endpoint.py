@@ -76,7 +76,7 @@ def make_bench(base: Path, endpoint: S3Endpoint, layout: str, *, memory_limit_by
     return bench
 
 
-@pytest.mark.parametrize("layout", selected(LAYOUTS, 2, name="slow reading"))
+@pytest.mark.parametrize("layout", selected(LAYOUTS, 1, name="slow reading"))
 async def test_no_more_is_read_than_memory_is_allowed(
     tmp_path: Path, memory_s3: S3Endpoint, score: Score, layout: str
 ) -> None:
