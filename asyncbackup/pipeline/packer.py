@@ -144,8 +144,9 @@ class Packer:
         before = pack.builder.size
         if members:
             await self._gate.run(_append_all, pack.builder, members)
-        # From here on the pack holds what it grew by, compressed; the rest is free again.
-        kept = min(batch.leased, pack.builder.size - before)
+        # From here on the pack holds what it grew by, compressed; the rest is free again. Where a frame
+        # was finished it has shrunk, by more than was leased if its headers had very long paths.
+        kept = max(min(batch.leased, pack.builder.size - before), -pack.leased)
         self._budget.release(batch.leased - kept)
         pack.leased += kept
 

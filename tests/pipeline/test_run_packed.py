@@ -16,6 +16,7 @@ from asyncbackup.model import Kind
 from asyncbackup.pipeline import birth
 from asyncbackup.pipeline import detector as detector_module
 from asyncbackup.pipeline import packer as packer_module
+from tests.battery.big_trees import deep
 from tests.workbench import MIB, Workbench, age, picture
 
 if TYPE_CHECKING:
@@ -400,3 +401,11 @@ async def test_a_file_that_is_large_by_its_header_alone_is_saved(plain: Workbenc
     extent = (await plain.entries())[b"one part"].extent
     assert extent is not None
     assert extent.key == "files/one part"
+
+
+async def test_paths_that_are_longer_than_what_is_leased_for_a_member(packed: Workbench) -> None:
+    """Their headers are in the pack all the same, and shrink to nothing once their frame is compressed."""
+    deep(packed.tree, depth=1500, name="d")
+    summary = await packed.run()
+    assert summary.folders == 1501
+    assert summary.peak_inflight_bytes <= packed.settings.memory_limit_bytes
