@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # SQLite allows 32,766 parameters; a folder list this long is one hop for many small folders.
 MAX_FOLDERS_PER_QUERY = 512
 PAGE_ROWS = 4096
+FIRST_PAGE_ROWS = 512
+PAGE_FOLDER_BYTES = 4 * 1024 * 1024
+"""A page has fewer rows where their folders' paths are long: of a tree ten thousand folders deep each has
+tens of kilobytes."""
 NO_LIMIT = -1
 PATHS_PER_QUERY = 4096
 
@@ -48,6 +52,13 @@ _DOOMED = (
 _ALIVE = f"(folder, name) IN ({{}}) AND +pending != {Pending.DELETED:d}"
 _SELECT = f"SELECT {COLUMNS} FROM entries"  # noqa: S608 - constants only
 _SELECT_STAT = f"SELECT {STAT_COLUMNS} FROM entries"  # noqa: S608
+
+
+def rows_of_next_page(rows: Sequence[Row]) -> int:
+    """How many rows to read next, by what the last ones of a page in order, of which there are some, are
+    like. The folder's path is the first column."""
+    longest = max(len(cast("bytes", row[0])) for row in (rows[0], rows[-1]))
+    return max(1, min(PAGE_ROWS, PAGE_FOLDER_BYTES // (longest + 1)))
 
 
 class EntryTable:
@@ -216,15 +227,21 @@ class EntryTable:
 
     async def in_order(self) -> AsyncIterator[list[Entry]]:
         """Every entry that is not deleted, in (folder, name) order, in pages of ``PAGE_ROWS``."""
-        async for rows in self.pages(f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"):
+        sql = f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"
+        async for rows in self.pages(sql, folder_first=True):
             yield [entry_of_row(row) for row in rows]
 
-    async def pages(self, sql: str) -> AsyncIterator[list[Row]]:
+    async def pages(self, sql: str, *, folder_first: bool = False) -> AsyncIterator[list[Row]]:
+        """The rows of a query, in pages; smaller ones where the first column is the path of a folder, in
+        order, and long."""
         with translated(self._path):
             self.statements += 1
             async with self._connection.execute(sql) as cursor:
-                while rows := await cursor.fetchmany(PAGE_ROWS):
-                    yield cast("list[Row]", rows)
+                size = FIRST_PAGE_ROWS if folder_first else PAGE_ROWS
+                while rows := cast("list[Row]", await cursor.fetchmany(size)):
+                    yield rows
+                    if folder_first:
+                        size = rows_of_next_page(rows)
 
     async def _fetch(self, sql: str, parameters: tuple[bytes | int, ...]) -> list[Row]:
         with translated(self._path):

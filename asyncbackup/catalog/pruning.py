@@ -46,7 +46,7 @@ async def catalog_entries(catalog: Catalog) -> AsyncIterator[list[Entry]]:
     makes it forget those.
     """
     sql = f"SELECT {COLUMNS} FROM entries WHERE extent_run IS NOT NULL"  # noqa: S608 - constants only
-    async for rows in catalog.entries.pages(sql):
+    async for rows in catalog.entries.pages(sql, folder_first=True):
         yield [entry_of_row(row) for row in rows]
 
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANGES_PER_BATCH = 256
+PATH_BYTES_PER_BATCH = 1024 * 1024
+"""Of changes that lie very deep a batch has fewer."""
 _COMMITTED = int(Pending.COMMITTED)
 MAX_ROWS = 16_384
 """Rows that are compared at once. A listing is bounded; what the catalog knows of its folders is not,
@@ -340,8 +342,14 @@ def inode_label(entry: SourceEntry) -> str:
 
 
 def _batches(changes: list[Change]) -> Iterator[list[Change]]:
-    for begin in range(0, len(changes), CHANGES_PER_BATCH):
-        yield changes[begin : begin + CHANGES_PER_BATCH]
+    begin = path_bytes = 0
+    for end, change in enumerate(changes):
+        if end - begin == CHANGES_PER_BATCH or path_bytes >= PATH_BYTES_PER_BATCH:
+            yield changes[begin:end]
+            begin, path_bytes = end, 0
+        path_bytes += len(change.entry.folder)
+    if begin < len(changes):
+        yield changes[begin:]
 
 
 def _time(value: object) -> int:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MEMBERS_PER_PACK = 8192
 """Until a pack is acknowledged about 2 KB of memory belong to each of its members: of the tiniest files
 40,000 would fit. A batch is never divided, so a pack may have some more."""
+PATH_BYTES_PER_PACK = 8 * 1024 * 1024
+"""And the paths of its members: ten thousand folders deep they have tens of kilobytes each."""
 CONTENT_NOT_SAVED = "the content under another name of it could not be saved"
 
 
@@ -49,7 +51,7 @@ class _Member(NamedTuple):
 class _OpenPack:
     """A pack that is being built. ``entries`` are its members, by index."""
 
-    __slots__ = ("builder", "copies", "entries", "firsts", "leased", "underway")
+    __slots__ = ("builder", "copies", "entries", "firsts", "leased", "path_bytes", "underway")
 
     def __init__(self, key: str, builder: PackBuilder, *, compression: str) -> None:
         self.builder = builder
@@ -60,6 +62,7 @@ class _OpenPack:
         self.copies: dict[bytes, list[int]] = {}
         """Of a content that several members have, for want of likeness, all of these."""
         self.leased = 0
+        self.path_bytes = 0
 
 
 class Packer:
@@ -95,6 +98,7 @@ class Packer:
                 if (
                     pack.builder.size >= self._settings.pack_size_bytes
                     or len(pack.entries) >= MEMBERS_PER_PACK
+                    or pack.path_bytes >= PATH_BYTES_PER_PACK
                 ):
                     await self._finish(pack, payloads)
                     pack = self._open()
@@ -142,6 +146,7 @@ class Packer:
             else:
                 self._append(item, pack, members)
         before = pack.builder.size
+        pack.path_bytes += sum(len(member.entry.path) for member in members)
         if members:
             await self._gate.run(_append_all, pack.builder, members)
         # From here on the pack holds what it grew by, compressed; the rest is free again. Where a frame

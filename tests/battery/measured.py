@@ -57,9 +57,9 @@ def measured(
     return Measured(ended.returncode, ended.stdout + said, int(peak or 0) * 1024)
 
 
-def clean(bench: Workbench, *arguments: str, ceiling_bytes: int = CEILING_BYTES) -> int:
+def clean(bench: Workbench, *arguments: str) -> int:
     """The same of a command that has to succeed, under the ceiling; its peak in bytes."""
     ended = measured(bench, *arguments)
     assert ended.code == 0, ended.said
-    assert 0 < ended.peak_bytes < ceiling_bytes, f"{arguments[0]} took {ended.peak_bytes / MIB:.0f} MiB"
+    assert 0 < ended.peak_bytes < CEILING_BYTES, f"{arguments[0]} took {ended.peak_bytes / MIB:.0f} MiB"
     return ended.peak_bytes

@@ -405,7 +405,16 @@ async def test_a_file_that_is_large_by_its_header_alone_is_saved(plain: Workbenc
 
 async def test_paths_that_are_longer_than_what_is_leased_for_a_member(packed: Workbench) -> None:
     """Their headers are in the pack all the same, and shrink to nothing once their frame is compressed."""
-    deep(packed.tree, depth=1500, name="d")
+    deep(packed.tree, depth=350, name="d" * 10)
     summary = await packed.run()
-    assert summary.folders == 1501
+    assert summary.folders == 351
     assert summary.peak_inflight_bytes <= packed.settings.memory_limit_bytes
+
+
+async def test_long_paths_fill_a_pack_too(packed: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packer_module, "PATH_BYTES_PER_PACK", 200_000)
+    monkeypatch.setattr(detector_module, "CHANGES_PER_BATCH", 20)
+    deep(packed.tree, depth=350, name="d" * 10)
+    await packed.run()
+    # They add up to 675 kB.
+    assert 2 <= len(pack_paths(packed)) <= 4

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.catalog.catalog import Catalog
-from asyncbackup.catalog.entries import MAX_FOLDERS_PER_QUERY, PAGE_ROWS, ROWS_PER_STATEMENT
+from asyncbackup.catalog.entries import (
+    FIRST_PAGE_ROWS,
+    MAX_FOLDERS_PER_QUERY,
+    PAGE_FOLDER_BYTES,
+    PAGE_ROWS,
+    ROWS_PER_STATEMENT,
+)
 from asyncbackup.catalog.rows import entry_of_row
 from asyncbackup.model import Kind, Pending, join_path, split_path
 from tests.unit.catalog.entries import IDENTITY, entry, fill, pending_of
@@ -255,3 +261,18 @@ def test_burying_does_what_a_walk_over_all_paths_would(
             assert await pending_of(catalog) == expected
 
     asyncio.run(bury())
+
+
+async def test_pages_are_smaller_where_paths_are_long(catalog: Catalog) -> None:
+    deep = b"d" * (PAGE_FOLDER_BYTES // 100)
+    await fill(catalog, *(b"a/%04d" % number for number in range(FIRST_PAGE_ROWS + 10)))
+    await fill(catalog, *(deep + b"/%04d" % number for number in range(300)))
+    sizes = [len(page) async for page in catalog.entries.in_order()]
+    assert sum(sizes) == FIRST_PAGE_ROWS + 310
+    # What is read ahead goes by what was there before.
+    assert sizes[0] == FIRST_PAGE_ROWS
+    assert sizes[1] == 310
+    await fill(catalog, *(deep + b"/%04d" % number for number in range(300, 5000)))
+    sizes = [len(page) async for page in catalog.entries.in_order()]
+    assert sizes[1] == PAGE_ROWS
+    assert set(sizes[2:-1]) == {99}

@@ -25,7 +25,7 @@ from asyncbackup.model import (
     split_path,
 )
 from asyncbackup.pipeline import detector as detector_module
-from asyncbackup.pipeline.detector import CHANGES_PER_BATCH, Detector
+from asyncbackup.pipeline.detector import CHANGES_PER_BATCH, PATH_BYTES_PER_BATCH, Detector
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
 from tests.unit.pipeline.catalogs import MemoryEntries, MemoryLinks
@@ -453,6 +453,13 @@ async def test_changes_come_in_bounded_batches_in_the_order_of_the_listing() -> 
     assert [change.entry for batch in detection.batches for change in batch] == entries
     assert detection.counters.files_scanned == len(entries)
     assert detection.counters.files_new == 0, "counted once they are saved"
+
+
+async def test_batches_of_very_deep_changes_are_smaller() -> None:
+    detection = Detection()
+    deep = b"d" * (PATH_BYTES_PER_BATCH // 10)
+    await detection.run(listing(folder(deep, *(seen(deep + b"/%04d" % number) for number in range(25)))))
+    assert [len(batch) for batch in detection.batches] == [11, 11, 3]
 
 
 async def test_moved_files_are_looked_for_where_something_was_saved() -> None:
