@@ -71,14 +71,18 @@ class Workbench:
     ) -> RunSummary:
         return await run_section(self.settings, self.section, dry_run=dry_run, checksum=checksum, stop=stop)
 
-    async def restored(self, *, snapshot: str = "latest", name: str = "restored") -> Path:
+    async def restored(
+        self, *, snapshot: str = "latest", name: str = "restored", privileged: bool = False
+    ) -> Path:
         """A folder that holds the snapshot."""
         target = self.base / name
-        summary = await self.restore(target, snapshot=snapshot)
+        summary = await self.restore(target, snapshot=snapshot, privileged=privileged)
         assert not summary.failures
         return target
 
-    async def restore(self, target: Path, *, snapshot: str = "latest") -> RestoreSummary:
+    async def restore(
+        self, target: Path, *, snapshot: str = "latest", privileged: bool = False
+    ) -> RestoreSummary:
         return await restore_section(
             self.settings,
             self.section,
@@ -89,6 +93,7 @@ class Workbench:
             exclude=(),
             overwrite="always",
             dry_run=False,
+            privileged=privileged,
         )
 
     async def entries(self, snapshot: str | None = None) -> dict[bytes, Entry]:

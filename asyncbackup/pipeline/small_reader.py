@@ -341,8 +341,9 @@ class _Arena:
         # that the file has afterwards.
         body = self._view[self._filled : self._filled + size + 1]
         count = os.readv(descriptor, [body])
-        while count < size and (more := os.readv(descriptor, [body[count:]])):
-            count += more
+        if count < size:
+            while count <= size and (more := os.readv(descriptor, [body[count:]])):
+                count += more
         if count != size:
             return None
         self._filled += size
@@ -371,11 +372,9 @@ def _read_all(descriptor: int, size: int) -> bytes | None:
     if not size:
         return None if os.read(descriptor, 1) else b""
     body = os.read(descriptor, size + 1)
-    while len(body) < size:  # a signal, or a file system that reads in pieces
-        more = os.read(descriptor, size + 1 - len(body))
-        if not more:
-            return None
-        body += more
+    if len(body) < size:  # a signal, or a file system that reads in pieces, whose end is looked for
+        while len(body) <= size and (more := os.read(descriptor, size + 1 - len(body))):
+            body += more
     return body if len(body) == size else None
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FEW, MANY = (100, 1000) if FULL else (5, 10)
 """Folders of a thousand files: a hundred thousand files against a million."""
 BYTES_A_FILE = 50
+FILLING_BYTES = 0 if FULL else 32 * MIB
+"""What a selection's trees are too small to fill: buffers that are used again, packs of 8,192 members."""
 IN_ONE_FOLDER = 100_000 if FULL else 3000
 DEPTH, NAME = (10_000, "d") if FULL else (300, "a folder with a name of its own")
 LARGE_BYTES = (5 * 1024 + 1) * MIB if FULL else 100 * MIB
@@ -56,7 +58,7 @@ def test_memory_does_not_grow_with_the_tree() -> None:
             peaks[folders] = {what: clean(bench, what.split()[0]) for what in ("run", "run again", "verify")}
             print(f"{folders} thousand files: {peaks[folders]}")
     for what, small in peaks[FEW].items():
-        assert peaks[MANY][what] <= small * 1.1 + BYTES_A_FILE * 1000 * MANY, what
+        assert peaks[MANY][what] <= small * 1.1 + BYTES_A_FILE * 1000 * MANY + FILLING_BYTES, what
 
 
 @pytest.mark.parametrize("packed", selected((False, True), 1, name="wide"))

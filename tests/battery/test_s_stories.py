@@ -143,7 +143,9 @@ async def test_a_file_without_an_end(tmp_path: Path, folder_destination: Path) -
     await bench.initialise()
     endless = bench.write("endless", b"x" * 500)
     bench.write("other", b"content")
-    ended = injected(["-c", str(bench.config_file()), "run"], "read,pread64", "retval=1", paths=[endless])
+    ended = injected(
+        ["-c", str(bench.config_file()), "run"], "read,pread64,readv", "retval=1", paths=[endless]
+    )
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "endless" in ended.stdout + ended.stderr
     assert set(await bench.entries()) == {b"", b"other"}

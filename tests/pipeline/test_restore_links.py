@@ -44,7 +44,8 @@ async def test_the_next_name_inherits_where_the_first_is_blocked(backup: Backup)
         assert second.read_bytes() == (backup.source / f"b/second{number}").read_bytes()
         for name in NAMES[2:]:
             assert (backup.target / f"{name}{number}").samefile(second)
-    assert summary.requests["GetObject"] == 2 + 2 * 2
+    # Where something failed the manifest is read once more: it may lie elsewhere by now.
+    assert summary.requests["GetObject"] == 2 + 2 * 2 + 1
 
 
 async def test_once_the_way_is_free_the_first_is_restored_too(backup: Backup) -> None:
