@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.errors import SourceError
+from asyncbackup.flow.pace import Pace
 from asyncbackup.format.hidden import hidden_head
 from asyncbackup.model import ZSTD, Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
 from asyncbackup.pipeline.attributes import source_entry
@@ -74,6 +75,8 @@ class Reader:
         gate: ThreadGate,
         stop: StopRequest,
         holdings: Holdings | None = None,
+        *,
+        tasks: int = 1,
     ) -> None:
         self._settings = settings
         self._holdings = holdings
@@ -83,6 +86,7 @@ class Reader:
         self._gate = gate
         self._stop = stop
         self._small = SmallReader(settings)
+        self._pace = Pace(gate, tasks)
         batch_bytes = min(BATCH_BYTES, budget.limit_bytes // 4)
         if settings.packed:
             # A pack exceeds its size by a batch at the most.
@@ -149,7 +153,7 @@ class Reader:
         # what is taken here is what is read at most.
         taken = await self._budget.acquire(cost)
         try:
-            results = await self._gate.run(self._small.read, changes)
+            results = await self._pace.run(len(changes), self._small.read, changes)
         except BaseException:
             self._budget.release(taken)
             raise

@@ -67,7 +67,7 @@ class Transfer:
         sealing = ENCRYPTOR_TASKS if settings.sealed else 0
         threads = READER_TASKS + bool(holdings) + compressing + sealing
         self._gate = ThreadGate("transfer", threads)
-        self._reader = Reader(settings, self.budget, self._gate, stop, holdings)
+        self._reader = Reader(settings, self.budget, self._gate, stop, holdings, tasks=READER_TASKS)
         self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
         self._compressor = (
             Compressor(settings.zstd_level, self.budget, self._gate) if settings.zstd_level else None

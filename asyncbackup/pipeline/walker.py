@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.excludes import Excludes
+from asyncbackup.flow.pace import Pace
 from asyncbackup.model import Failure, Kind, SourceEntry, join_path
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.source import folder_descriptor
@@ -31,6 +32,9 @@ BATCH_ENTRIES = 2048
 """Entries that one listing batch aims at; benchmarks/micro has the curve."""
 CHUNK_ENTRIES = 8192
 """A folder with more entries is listed in several chunks, so that no batch grows with a folder."""
+
+SLOW_SECONDS = 0.00025
+"""A disk that keeps a thread waiting this long for each entry is worth another thread."""
 
 FOLDER_MARK = b"\0"
 """Behind the listed names of folders. No name has a NUL, and as nothing sorts before it, marked
@@ -55,6 +59,7 @@ async def walk(settings: WalkSettings, out: Sender[WalkBatch], gate: ThreadGate,
     engine then commits nothing.
     """
     pending: list[bytes] = [b""]
+    pace = Pace(gate, settings.tasks, slow_seconds=SLOW_SECONDS)
     working = 0
     changed = asyncio.Condition()
 
@@ -74,7 +79,7 @@ async def walk(settings: WalkSettings, out: Sender[WalkBatch], gate: ThreadGate,
                     working += 1
                 lister = FolderLister(settings, folders)
                 try:
-                    while (batch := await gate.run(lister.next_batch)) is not None:
+                    while (batch := await pace.run(_entries_in, lister.next_batch)) is not None:
                         await sender.send(batch)
                         if _stopped(stop):
                             return
@@ -89,6 +94,10 @@ async def walk(settings: WalkSettings, out: Sender[WalkBatch], gate: ThreadGate,
         for _ in range(settings.tasks):
             group.create_task(work(out.clone()))
     out.close()
+
+
+def _entries_in(batch: WalkBatch | None) -> int:
+    return 1 + sum(len(chunk.entries) for chunk in batch.chunks) if batch is not None else 1
 
 
 def _stopped(stop: StopRequest) -> bool:

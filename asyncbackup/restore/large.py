@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.groups import single_error
+from asyncbackup.flow.hops import hop
 from asyncbackup.format.expand import MAX_WINDOW_BYTES
 from asyncbackup.restore.content import Checker, Content, check_digest
 from asyncbackup.restore.fetcher import ATTEMPTS, Fetcher, Source
-from asyncbackup.restore.hops import hop
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.temporary import READ_BYTES, TemporaryFile
 

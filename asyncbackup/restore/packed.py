@@ -17,8 +17,8 @@ from asyncbackup.restore.outcome import ContentError, Outcome, failed
 from asyncbackup.restore.spans import Member, Span
 
 if TYPE_CHECKING:
+    from asyncbackup.flow.pace import Pace
     from asyncbackup.restore.builder import Builder, Written
-    from asyncbackup.restore.pace import Pace
 
 
 class PackedFiles:
@@ -81,7 +81,7 @@ class PackedFiles:
             stored, inside = await self._stretch(span, opener, size, outcomes)
         if inside is None:
             return ()
-        written: Written = await self._pace.write(
+        written: Written = await self._pace.run(
             len(inside.members), _write, self._builder, inside, stored, opener
         )
         outcomes += written.outcomes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from asyncbackup.catalog.selection import Role, SelectedEntry, State
 from asyncbackup.errors import Interrupted
-from asyncbackup.restore.hops import hop
+from asyncbackup.flow.hops import hop
 from asyncbackup.restore.metadata import Note
 from asyncbackup.restore.outcome import Outcome
 from asyncbackup.restore.overwrite import Overwrite

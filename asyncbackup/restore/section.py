@@ -18,6 +18,8 @@ from asyncbackup.config import SectionSettings
 from asyncbackup.errors import ConfigError, FormatError, StoreError, TargetError
 from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.cleanup import run_shielded
+from asyncbackup.flow.hops import hop
+from asyncbackup.flow.pace import Pace
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.escape import escape_path
@@ -27,11 +29,9 @@ from asyncbackup.restore.builder import Builder
 from asyncbackup.restore.fetcher import Fetcher
 from asyncbackup.restore.filter import EntryFilter
 from asyncbackup.restore.forecast import forecast
-from asyncbackup.restore.hops import hop
 from asyncbackup.restore.large import LargeFiles, LargeSettings
 from asyncbackup.restore.metadata import Privileges
 from asyncbackup.restore.overwrite import Overwrite
-from asyncbackup.restore.pace import Pace
 from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.selecting import relocate, select

@@ -26,10 +26,10 @@ from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import SelectedEntry
+    from asyncbackup.flow.pace import Pace
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.restore.fetcher import Fetcher
     from asyncbackup.restore.large import LargeFiles
-    from asyncbackup.restore.pace import Pace
     from asyncbackup.restore.packed import PackedFiles
     from asyncbackup.restore.tally import Tally
 
@@ -164,7 +164,7 @@ class Transfer:
                     self._budget.release(sum(file.content.length for file in files))
 
     async def _write_batch(self, files: Sequence[FetchedFile]) -> list[Outcome]:
-        written = await self._pace.write(len(files), self._builder.write_files, files)
+        written = await self._pace.run(len(files), self._builder.write_files, files)
         outcomes = written.outcomes
         if written.damaged:
             contents = {file.row.id: file.content for file in files}
@@ -179,7 +179,7 @@ class Transfer:
             file = await self._download(row, content)
         except ContentError as error:
             return failed(row, error.reason)
-        written = await self._pace.write(1, self._builder.write_files, [file])
+        written = await self._pace.run(1, self._builder.write_files, [file])
         if written.damaged:
             return failed(row, written.damaged[0][1].reason)
         return written.outcomes[0]

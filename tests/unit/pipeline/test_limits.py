@@ -99,8 +99,10 @@ class Transfer:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, *, bodies_wait: bool = False) -> None:
         self.transfer = Transfer()
+        if bodies_wait:
+            self.transfer.bodies_waiting.start()
         self.load = RequestLoad(Window(4))
         self.account = LimitAccount(self.transfer, self.load)
         self.changes: Receiver[list[Change]]
@@ -118,8 +120,7 @@ async def test_an_account_that_ends_before_its_first_look_has_all_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "BUSY_SHARE", float("inf"))
-    bench = Bench()
-    bench.transfer.bodies_waiting.start()
+    bench = Bench(bodies_wait=True)
     task = asyncio.create_task(bench.account.run())
     await settle()
     task.cancel()

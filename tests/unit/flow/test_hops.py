@@ -7,8 +7,8 @@ import weakref
 
 import pytest
 
+from asyncbackup.flow.hops import hop
 from asyncbackup.flow.workers import ThreadGate
-from asyncbackup.restore.hops import hop
 from tests.unit.flow.turns import settle
 
 

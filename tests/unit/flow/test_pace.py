@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from asyncbackup.flow.pace import SLOW_SECONDS, Pace
 from asyncbackup.flow.workers import ThreadGate
-from asyncbackup.restore.pace import SLOW_SECONDS, Pace
 from tests.unit.flow.turns import settle
 
 PATIENCE_SECONDS = 30.0
@@ -44,7 +44,7 @@ async def test_no_more_than_that_are_in_threads(gate: ThreadGate, at_once: int) 
         assert end.wait(PATIENCE_SECONDS)
         return number
 
-    calls = [asyncio.create_task(pace.write(10**9, write, number)) for number in range(5)]
+    calls = [asyncio.create_task(pace.run(10**9, write, number)) for number in range(5)]
     for _ in range(at_once):
         assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_SECONDS)
     await settle()
@@ -61,5 +61,5 @@ async def test_what_fails_gives_its_place_back(gate: ThreadGate) -> None:
 
     for _ in range(2):
         with pytest.raises(OSError, match="disk"):
-            await pace.write(1, write)
+            await pace.run(1, write)
     assert pace.at_once == 1
