@@ -175,7 +175,13 @@ class _Run:
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
             contents = await self._contents(ended_unclean=ended_unclean)
-            recorder = Recorder(catalog.entries, self._counters, contents=contents, run=run)
+            recorder = Recorder(
+                catalog.entries,
+                self._counters,
+                contents=contents,
+                run=run,
+                gather=2 * self._settings.concurrency,
+            )
             async with open_transfer(
                 await self._transfer_settings(repository, run, resumable),
                 repository.store,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 BATCH_OUTCOMES = 64
-"""A transaction is begun for so many, or after ``GATHER_SECONDS`` for fewer."""
+"""A transaction is begun for so many at the most, or after ``GATHER_SECONDS`` for fewer."""
 GATHER_SECONDS = 0.01
 CONTENTS_AT_ONCE = 16_384
 """Contents are noted so many at a time, in the order of their digests: each page of their table is then
@@ -45,7 +45,9 @@ class ContentSink(Protocol):
 class Recorder:
     """Collects the figures of a run. ``failures`` holds what was not saved, in the order met.
 
-    ``contents`` is given where what ``run`` stores is to be found again by its digest.
+    ``contents`` is given where what ``run`` stores is to be found again by its digest. A transaction
+    is begun for ``gather`` receipts, at most ``BATCH_OUTCOMES``, or a moment after the first: where few
+    requests are under way, few receipts shall be lost with a killed run.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Recorder:
         *,
         contents: ContentSink | None = None,
         run: str = "",
+        gather: int = BATCH_OUTCOMES,
     ) -> None:
         self.failures: list[Failure] = []
         self._entries = entries
         self._contents = contents
         self._run = run
+        self._gather = max(1, min(gather, BATCH_OUTCOMES))
         self._unnoted: list[Content] = []
         self._counters = counters
 
@@ -68,9 +72,7 @@ class Recorder:
         with outcomes:
             while True:
                 try:
-                    batch = await outcomes.receive_batch(
-                        at_least=BATCH_OUTCOMES, within_seconds=GATHER_SECONDS
-                    )
+                    batch = await outcomes.receive_batch(at_least=self._gather, within_seconds=GATHER_SECONDS)
                 except EndOfChannel:
                     await self._note_contents()
                     return

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import aiosqlite
+import msgspec
 import pytest
 
 from asyncbackup.catalog import database
@@ -81,6 +82,7 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path, rclone_s3: S3End
     """A fixed tree, to be saved in each layout."""
     bench = Workbench(tmp_path, f"s3://{rclone_s3.fresh_bucket()}", s3=rclone_s3.settings())
     await bench.initialise()
+    bench.settings = msgspec.structs.replace(bench.settings, concurrency=32)
     if request.param == "packed":
         bench.configure(packed=True)
     for number in range(FILES):

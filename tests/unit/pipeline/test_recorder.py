@@ -118,6 +118,20 @@ async def test_a_few_receipts_wait_a_moment_for_more(monkeypatch: pytest.MonkeyP
     assert sink.calls == [("save", 10)]
 
 
+async def test_where_few_requests_are_under_way_fewer_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder_module, "GATHER_SECONDS", 3600.0)
+    sink = Sink()
+    sender, receiver = channel()
+    task = asyncio.create_task(Recorder(sink, RunCounters(), gather=2).run(receiver))
+    await sender.send_all((receipt(b"0"), receipt(b"1")))
+    await sink.saved.wait()
+    sender.close()
+    await task
+    assert sink.calls == [("save", 2)]
+
+
 async def test_a_few_receipts_do_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "GATHER_SECONDS", 0.001)
     sink = Sink()
