@@ -2,8 +2,7 @@
 
 A temporary name is made of the restore's token and the row's number: the
 restore that goes on after a crash finds what was left behind and removes it.
-It is created exclusively, never followed if it is a symlink, and 0600 until its
-content is known to be what was saved.
+It is created exclusively, 0600, and never followed if it is a symlink.
 """
 
 from __future__ import annotations
