@@ -37,7 +37,7 @@ PATHS_PER_QUERY = 4096
 
 ROWS_PER_STATEMENT = 32
 """For the triggers' sake SQLite keeps a journal of every statement, on disk soon: a row a statement takes
-twice as long. More rows at once gain nothing, and older builds of SQLite allow 999 parameters."""
+twice as long. More rows at once gain nothing."""
 
 _UPSERT = f"INSERT OR REPLACE INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
 _UPSERT_MANY = _UPSERT + f", ({PLACEHOLDERS})" * (ROWS_PER_STATEMENT - 1)

@@ -6,9 +6,9 @@ import sqlite3
 
 from asyncbackup.errors import CatalogError
 
-LEAST_SQLITE = (3, 31, 0)
-"""Has upserts, window functions, and ``trusted_schema``, without which a planted database could run code
-of its own."""
+LEAST_SQLITE = (3, 32, 0)
+"""Has upserts, window functions, 32,766 parameters a statement, and ``trusted_schema``, without which a
+planted database could run code of its own."""
 
 
 def check_sqlite() -> None:
