@@ -180,7 +180,8 @@ class _Run:
                 self._counters,
                 contents=contents,
                 run=run,
-                gather=2 * self._settings.concurrency,
+                # One request at a time waits for nobody's receipt.
+                gather=4 * (self._settings.concurrency - 1),
             )
             async with open_transfer(
                 await self._transfer_settings(repository, run, resumable),

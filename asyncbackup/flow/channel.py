@@ -295,8 +295,9 @@ class Receiver(_End[T]):
             items.append(state.take())
         return items
 
-    async def receive_batch(self, *, at_least: int, within_seconds: float) -> list[T]:
-        """Wait for an item, then up to ``within_seconds`` until there are ``at_least``, and take all.
+    async def receive_batch(self, limit: int, *, at_least: int, within_seconds: float) -> list[T]:
+        """Wait for an item, then up to ``within_seconds`` until there are ``at_least``, and take them
+        and those there are, at most ``limit``.
 
         Fewer come at the end of the channel, and where it holds no more. For channels with one receiver.
         Raises ``EndOfChannel``; cancelling it takes nothing out.
@@ -317,10 +318,7 @@ class Receiver(_End[T]):
             finally:
                 state.wanted = 1
                 state.note_idle(-1)
-        items: list[T] = []
-        while state.buffer:
-            items.append(state.take())
-        return items
+        return await self.receive_some(limit)
 
     def clone(self) -> Receiver[T]:
         """A further receiver of the same channel; every item goes to one of them."""

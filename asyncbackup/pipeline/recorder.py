@@ -72,7 +72,9 @@ class Recorder:
         with outcomes:
             while True:
                 try:
-                    batch = await outcomes.receive_batch(at_least=self._gather, within_seconds=GATHER_SECONDS)
+                    batch = await outcomes.receive_batch(
+                        BATCH_OUTCOMES, at_least=self._gather, within_seconds=GATHER_SECONDS
+                    )
                 except EndOfChannel:
                     await self._note_contents()
                     return

@@ -42,7 +42,7 @@ async def test_items_come_out_in_the_order_they_went_in() -> None:
 
 async def test_a_batch_is_taken_once_there_is_enough_for_it() -> None:
     sender, receiver = channel(10)
-    task = asyncio.create_task(receiver.receive_batch(at_least=3, within_seconds=3600.0))
+    task = asyncio.create_task(receiver.receive_batch(1000, at_least=3, within_seconds=3600.0))
     for number in range(3):
         await settle()
         assert not task.done()
@@ -50,7 +50,7 @@ async def test_a_batch_is_taken_once_there_is_enough_for_it() -> None:
     assert await task == [0, 1, 2]
     # What is there already is taken whole, and single receivers are woken by every item again.
     await sender.send_all(range(7))
-    assert await receiver.receive_batch(at_least=3, within_seconds=3600.0) == list(range(7))
+    assert await receiver.receive_batch(1000, at_least=3, within_seconds=3600.0) == list(range(7))
     task_of_one = asyncio.create_task(receiver.receive())
     await settle()
     await sender.send(8)
@@ -59,22 +59,22 @@ async def test_a_batch_is_taken_once_there_is_enough_for_it() -> None:
 
 async def test_a_batch_is_smaller_where_the_channel_is_or_the_time_is_over() -> None:
     sender, receiver = channel(2)
-    task = asyncio.create_task(receiver.receive_batch(at_least=100, within_seconds=3600.0))
+    task = asyncio.create_task(receiver.receive_batch(1000, at_least=100, within_seconds=3600.0))
     await sender.send_all([1, 2, 3])
     assert await task == [1, 2]
-    assert await receiver.receive_batch(at_least=2, within_seconds=0.001) == [3]
+    assert await receiver.receive_batch(1000, at_least=2, within_seconds=0.001) == [3]
     await sender.send(4)
-    task = asyncio.create_task(receiver.receive_batch(at_least=2, within_seconds=3600.0))
+    task = asyncio.create_task(receiver.receive_batch(1000, at_least=2, within_seconds=3600.0))
     await settle()
     sender.close()
     assert await task == [4]
     with pytest.raises(EndOfChannel):
-        await receiver.receive_batch(at_least=2, within_seconds=3600.0)
+        await receiver.receive_batch(1000, at_least=2, within_seconds=3600.0)
 
 
 async def test_a_batch_that_is_cancelled_takes_nothing() -> None:
     sender, receiver = channel(10)
-    task = asyncio.create_task(receiver.receive_batch(at_least=3, within_seconds=3600.0))
+    task = asyncio.create_task(receiver.receive_batch(1000, at_least=3, within_seconds=3600.0))
     await sender.send_all([1, 2])
     await settle()
     task.cancel()

@@ -104,6 +104,13 @@ async def test_what_arrives_while_one_transaction_is_written_makes_the_next() ->
     assert sink.calls == [("save", first), ("save", 30)]
 
 
+async def test_no_transaction_is_larger_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "BATCH_OUTCOMES", 10)
+    sink = Sink()
+    await record(Recorder(sink, RunCounters()), *(receipt(b"%d" % number) for number in range(25)))
+    assert sink.calls == [("save", 10), ("save", 10), ("save", 5)]
+
+
 async def test_a_few_receipts_wait_a_moment_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "GATHER_SECONDS", 3600.0)
     sink = Sink()
