@@ -24,6 +24,7 @@ from packaging.version import Version
 
 from asyncbackup.__main__ import LEAST_PYTHON
 from asyncbackup.catalog.scratch import Scratch
+from asyncbackup.catalog.sqlite_version import LEAST_SQLITE
 from asyncbackup.doctor.machine import examine_machine
 from asyncbackup.errors import CatalogError
 from tests.workbench import Workbench
@@ -124,7 +125,8 @@ async def test_an_older_sqlite_is_told_so_before_anything_is_written(
     bench = Workbench(tmp_path, f"file://{folder_destination}")
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 22, 0))
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.22.0")
-    with pytest.raises(CatalogError, match=r"linked with SQLite 3\.22\.0, asyncbackup needs 3\.31\.0"):
+    least = re.escape(".".join(map(str, LEAST_SQLITE)))
+    with pytest.raises(CatalogError, match=rf"linked with SQLite 3\.22\.0, asyncbackup needs {least}"):
         await bench.initialise()
     assert not bench.settings.database_path("home").exists()
     with pytest.raises(CatalogError, match="SQLite"):
