@@ -38,7 +38,7 @@ from asyncbackup.source import open_file, open_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncbackup.pipeline.transfer_settings import TransferSettings
+    from asyncbackup.pipeline.transfer_settings import ReadSettings
     from asyncbackup.store.base import Buffer
 
 READ_ATTEMPTS = 3
@@ -66,16 +66,20 @@ class SmallReader:
     further names refer; they come right behind it, in calls that do not overlap; and a compressor for
     each thread."""
 
-    def __init__(self, settings: TransferSettings) -> None:
+    def __init__(self, settings: ReadSettings) -> None:
         self._settings = settings
         self._first: Entry | None = None
         self._of_thread = threading.local()
         self.arenas = SpareBuffers(keep=KEPT_ARENAS)
 
-    def read(self, changes: Sequence[Change]) -> SmallResults:
-        """Read every change of a batch; a failure is confined to its entry."""
+    def read(self, changes: Sequence[Change], arena: Arena | None = None) -> SmallResults:
+        """Read every change of a batch; a failure is confined to its entry.
+
+        Contents are read into the ``arena``, if they have room there.
+        """
         results = SmallResults()
-        arena = _Arena(self._settings, changes, self.arenas)
+        if arena is None:
+            arena = self._arena_for(changes)
         folder: bytes | None = None
         descriptor = -1
         try:
@@ -97,7 +101,15 @@ class SmallReader:
                 os.close(descriptor)
         return results
 
-    def _read_one(self, change: Change, folder: int, arena: _Arena, results: SmallResults) -> None:
+    def _arena_for(self, changes: Sequence[Change]) -> Arena:
+        """A buffer that is used again where a pack copies the contents; none where they are sent from it."""
+        room = 0
+        if self._settings.packed:
+            sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
+            room = sum(size + 1 for size in sizes if size < LARGE_BYTES)
+        return Arena(self.arenas.take(room) if room else memoryview(b""), largest_bytes=LARGE_BYTES)
+
+    def _read_one(self, change: Change, folder: int, arena: Arena, results: SmallResults) -> None:
         entry = change.entry
         if change.action is Action.LINK:
             self._read_link(change, results)
@@ -115,7 +127,7 @@ class SmallReader:
             saved = entry_of_source(entry, looked_ns=time.time_ns(), xattrs=xattrs)
             self._emit(change, saved, b"", EMPTY_SHA256, results)
 
-    def _read_file(self, change: Change, folder: int, arena: _Arena, results: SmallResults) -> None:
+    def _read_file(self, change: Change, folder: int, arena: Arena, results: SmallResults) -> None:
         for _ in range(READ_ATTEMPTS):
             descriptor = open_file(change.entry.name, folder)
             try:
@@ -315,31 +327,30 @@ class SmallReader:
         return compressed(body, compressor)
 
 
-class _Arena:
-    """One buffer for the contents of a batch that a pack copies, which takes them all in one step, and of
-    which each is a part; it is used again when the last of them is gone.
+class Arena:
+    """One buffer for the contents of a batch, which takes them all in one step, and of which each is a
+    part. Those from ``largest_bytes`` on, and those that have no room, are read into a buffer of their own.
 
     Thousands of small buffers, made in one thread and freed in another, would
     leave the process four times as large.
     """
 
-    __slots__ = ("_filled", "_room", "_view")
+    __slots__ = ("_filled", "_largest_bytes", "_placed", "_view")
 
-    def __init__(self, settings: TransferSettings, changes: Sequence[Change], buffers: SpareBuffers) -> None:
-        self._room = 0
-        if settings.packed:
-            sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
-            self._room = sum(size + 1 for size in sizes if size < LARGE_BYTES)
-        self._view = buffers.take(self._room) if self._room else memoryview(b"")
+    def __init__(self, view: memoryview, *, largest_bytes: int) -> None:
+        self._view = view
+        self._largest_bytes = largest_bytes
         self._filled = 0
+        self._placed: dict[int, tuple[int, memoryview]] = {}
 
     def read_all(self, descriptor: int, size: int) -> Buffer | None:
         """As ``_read_all``."""
-        if not 0 < size < LARGE_BYTES or self._filled + size >= self._room:
+        if not 0 < size < self._largest_bytes or self._filled + size >= len(self._view):
             return _read_all(descriptor, size)
         # One byte more than there should be shows the end in the same call, together with the size
         # that the file has afterwards.
-        body = self._view[self._filled : self._filled + size + 1]
+        start = self._filled
+        body = self._view[start : start + size + 1]
         count = os.readv(descriptor, [body])
         if count < size:
             while count <= size and (more := os.readv(descriptor, [body[count:]])):
@@ -347,7 +358,13 @@ class _Arena:
         if count != size:
             return None
         self._filled += size
-        return body[:size]
+        body = body[:size]
+        self._placed[id(body)] = start, body
+        return body
+
+    def offset_of(self, body: Buffer) -> int:
+        """Where what :meth:`read_all` gave begins in the buffer; -1 where it is not in there."""
+        return self._placed.get(id(body), (-1,))[0]
 
 
 def _too_much_metadata(entry: Entry) -> Failure:

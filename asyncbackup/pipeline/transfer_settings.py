@@ -18,6 +18,29 @@ DELTA_FROM_BYTES = 64 * MIB
 """Below, sending a file whole costs less than remembering its parts is worth."""
 
 
+class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading small files needs of :class:`TransferSettings`, wherever it is done: no key, unless
+    names are hidden."""
+
+    root: bytes
+    section: str
+    run: RunId
+    store_prefix_bytes: int
+    sealed: bool
+    packed: bool
+    pack_below_bytes: int
+    zstd_level: int
+    run_started: Mapping[str, int]
+    hidden: HiddenNames | None = None
+
+    def content_key(self, path: bytes, kind: Kind) -> str:
+        """The key of an entry's object, relative to the run's prefix."""
+        if self.hidden is not None:
+            return self.hidden.key_of(path, section=self.section, run=self.run)
+        prefix_bytes = self.store_prefix_bytes + len(run_prefix(self.section, self.run))
+        return content_key(path, kind, prefix_bytes=prefix_bytes)
+
+
 class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``root`` is the section's folder, ``store_prefix_bytes`` the length of the destination's own
     key prefix (it counts against S3's 1,024). ``key`` is ``None`` where nothing is encrypted.
@@ -52,12 +75,25 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     def sealed(self) -> bool:
         return self.key is not None
 
+    @property
+    def reading(self) -> ReadSettings:
+        """What reading small files needs."""
+        return ReadSettings(
+            root=self.root,
+            section=self.section,
+            run=self.run,
+            store_prefix_bytes=self.store_prefix_bytes,
+            sealed=self.sealed,
+            packed=self.packed,
+            pack_below_bytes=self.pack_below_bytes,
+            zstd_level=self.zstd_level,
+            run_started=self.run_started,
+            hidden=self.hidden,
+        )
+
     def content_key(self, path: bytes, kind: Kind) -> str:
         """The key of an entry's object, relative to the run's prefix."""
-        if self.hidden is not None:
-            return self.hidden.key_of(path, section=self.section, run=self.run)
-        prefix_bytes = self.store_prefix_bytes + len(run_prefix(self.section, self.run))
-        return content_key(path, kind, prefix_bytes=prefix_bytes)
+        return self.reading.content_key(path, kind)
 
     def object_key(self, key: str, *, run: str | None = None) -> str:
         """A key relative to the destination, of this run or an earlier one."""

@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def read(root: Path | bytes, *changes: Change) -> SmallResults:
-    return SmallReader(transfer_settings(root)).read(changes)
+    return SmallReader(transfer_settings(root).reading).read(changes)
 
 
 def read_one(root: Path, path: bytes, **how: object) -> WholePayload:
@@ -640,7 +640,7 @@ def test_batches_for_packs_are_read_into_the_same_memory(tmp_path: Path) -> None
     for name in (b"a", b"b"):
         (tmp_path / os.fsdecode(name)).write_bytes(name * 1000)
     settings = msgspec.structs.replace(transfer_settings(tmp_path), packed=True, pack_below_bytes=10_000)
-    reader = SmallReader(settings)
+    reader = SmallReader(settings.reading)
     a, b = (upload(see(tmp_path, name)) for name in (b"a", b"b"))
     first = reader.read([a]).items
     assert bytes(reader.read([b]).items[0].body) == b"b" * 1000
@@ -672,7 +672,7 @@ def test_a_small_file_is_read_in_one_call(
 
     monkeypatch.setattr(os, "read", counted_read)
     monkeypatch.setattr(os, "readv", counted_readv)
-    results = SmallReader(settings).read(changes)
+    results = SmallReader(settings.reading).read(changes)
     assert len(results.items) + len(results.payloads) == len(calls) == 8
 
 
@@ -687,7 +687,7 @@ def test_a_file_that_comes_in_pieces_is_whole(
     read_once, readv_once = os.read, os.readv
     monkeypatch.setattr(os, "read", lambda descriptor, size: read_once(descriptor, min(size, 3000)))
     monkeypatch.setattr(os, "readv", lambda descriptor, buffers: readv_once(descriptor, [buffers[0][:3000]]))
-    results = SmallReader(settings).read([change])
+    results = SmallReader(settings.reading).read([change])
     bodies = [item.body for item in results.items]
     bodies += [payload.body for payload in results.payloads if isinstance(payload, WholePayload)]
     assert [bytes(body) for body in bodies] == [content]
