@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from asyncbackup.catalog.links import DeferredLink
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.flow.load import RequestLoad
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.model import Failure
     from asyncbackup.pipeline.listing import WalkBatch
     from asyncbackup.pipeline.results import Outcome
@@ -90,6 +91,7 @@ async def run_section(
     stop: StopRequest | None = None,
     on_change: Callable[[Change], None] | None = None,
     database: Path | None = None,
+    reading: SideProcess | None = None,
 ) -> RunSummary:
     """Save the section's tree as one snapshot and tell what was done.
 
@@ -97,7 +99,9 @@ async def run_section(
     sends nothing and changes nothing, and gives ``on_change`` everything that
     a run would look at; ``scan_ahead`` counts the tree beside the run, so that
     ``counters`` can tell how much is left. ``database`` is used in place of the
-    section's own.
+    section's own. ``reading`` is a process that reads small files, made by
+    :func:`~asyncbackup.pipeline.side_reader.fork_reader` before there was a
+    thread; without one they are read in threads.
 
     Failures confined to single files are in the summary. Raises
     ``SourceGuardError``, ``CatalogError``, ``SectionBusyError``, ``StoreError``,
@@ -114,7 +118,9 @@ async def run_section(
     ) as catalog:
         if empty:
             await _guard_against_empty(section, catalog)
-        run = _Run(settings, section, catalog, counters, stop, checksum=checksum, scan_ahead=scan_ahead)
+        run = _Run(
+            settings, section, catalog, counters, stop, reading, checksum=checksum, scan_ahead=scan_ahead
+        )
         return await (run.rehearse(on_change) if dry_run else run.save())
 
 
@@ -128,10 +134,12 @@ class _Run:
         catalog: Catalog,
         counters: RunCounters,
         stop: StopRequest,
+        reading: SideProcess | None,
         *,
         checksum: bool,
         scan_ahead: bool,
     ) -> None:
+        self._reading = reading
         self._settings = settings
         self._section = section
         self._catalog = catalog
@@ -190,6 +198,7 @@ class _Run:
                 self._counters,
                 self._stop,
                 contents,
+                self._reading,
             ) as transfer:
                 account = LimitAccount(transfer, repository.store.load)
                 with single_error():

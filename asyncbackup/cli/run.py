@@ -17,11 +17,13 @@ from asyncbackup.cli.session import select
 from asyncbackup.cli.summary import failure_events, run_fields, run_lines
 from asyncbackup.config_file import MAX_CONCURRENCY
 from asyncbackup.model import RunCounters
+from asyncbackup.pipeline.side_reader import fork_reader
 
 if TYPE_CHECKING:
     from asyncbackup.cli.output import Output
     from asyncbackup.cli.session import Selection, Session
     from asyncbackup.config import SectionSettings
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.model import RunSummary
 
@@ -104,12 +106,24 @@ def run(
     async def main(stop: StopRequest) -> ExitCode:
         async def save(section: SectionSettings) -> ExitCode:
             return await save_section(
-                session, output, selection, section, dry_run=dry_run, checksum=checksum, stop=stop
+                session,
+                output,
+                selection,
+                section,
+                dry_run=dry_run,
+                checksum=checksum,
+                stop=stop,
+                reading=reading,
             )
 
         return await each_section(session, output, selection, save, stop=stop)
 
-    return run_async(main, output=output, graceful=True)
+    reading = None if dry_run else fork_reader()
+    try:
+        return run_async(main, output=output, graceful=True)
+    finally:
+        if reading is not None:
+            reading.close()
 
 
 async def save_section(
@@ -121,6 +135,7 @@ async def save_section(
     dry_run: bool = False,
     checksum: bool = False,
     stop: StopRequest,
+    reading: SideProcess | None = None,
 ) -> ExitCode:
     """Run one section and say what was done."""
     from asyncbackup.engine import run_section
@@ -139,6 +154,7 @@ async def save_section(
                 scan_ahead=shows_progress(output),
                 counters=counters,
                 stop=stop,
+                reading=reading,
             )
 
     summary = await with_current_database(output, selection.settings, section, save, stop=stop)

@@ -33,7 +33,7 @@ from asyncbackup.pipeline.payload import (
     UploadEnd,
     WholePayload,
 )
-from asyncbackup.pipeline.small_reader import SmallReader
+from asyncbackup.pipeline.small_reader import SmallReader, SmallResults
 from asyncbackup.pipeline.underway import Sharer, Underway
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from asyncbackup.flow.workers import ThreadGate
     from asyncbackup.pipeline.holdings import Holdings
     from asyncbackup.pipeline.results import Outcome, Unchanged
+    from asyncbackup.pipeline.side_reader import SideReader
     from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.resume import ResumableUpload
 
@@ -58,11 +59,13 @@ _READING = (Action.UPLOAD, Action.RECHECK)
 
 
 class Outlets(NamedTuple):
-    """Where a reading task sends to. ``batches`` leads to the packer, in a packed section."""
+    """Where a reading task sends to, and whether it reads ``here``, in this process. ``batches`` leads to
+    the packer, in a packed section."""
 
     payloads: Sender[Payload]
     outcomes: Sender[Outcome]
     batches: Sender[PackBatch] | None
+    here: bool
 
 
 class Reader:
@@ -75,17 +78,19 @@ class Reader:
         gate: ThreadGate,
         stop: StopRequest,
         holdings: Holdings | None = None,
+        side: SideReader | None = None,
         *,
         tasks: int = 1,
     ) -> None:
         self._settings = settings
+        self._side = side
         self._holdings = holdings
         self._same_size: dict[int, asyncio.Lock] = {}
         """By the size of every large file so far: two of one size may be copies."""
         self._budget = budget
         self._gate = gate
         self._stop = stop
-        self._small = SmallReader(settings)
+        self._small = SmallReader(settings.reading)
         self._pace = Pace(gate, tasks)
         batch_bytes = min(BATCH_BYTES, budget.limit_bytes // 4)
         if settings.packed:
@@ -109,12 +114,15 @@ class Reader:
         payloads: Sender[Payload],
         outcomes: Sender[Outcome],
         batches: Sender[PackBatch] | None = None,
+        *,
+        here: bool = False,
     ) -> None:
         """Work until the changes end; once a stop is requested, take changes and read nothing.
 
-        What is for packs goes to ``batches``, in a packed section.
+        What is for packs goes to ``batches``, in a packed section. With ``here`` nothing is read in
+        another process: further names of a file find what was read of the first.
         """
-        to = Outlets(payloads, outcomes, batches)
+        to = Outlets(payloads, outcomes, batches, here)
         with changes, payloads, outcomes, batches if batches is not None else nullcontext():
             async for batch in changes:
                 small, large = self._sort(batch)
@@ -153,7 +161,7 @@ class Reader:
         # what is taken here is what is read at most.
         taken = await self._budget.acquire(cost)
         try:
-            results = await self._pace.run(len(changes), self._small.read, changes)
+            results = await self._results_of(changes, here=to.here)
         except BaseException:
             self._budget.release(taken)
             raise
@@ -171,6 +179,17 @@ class Reader:
             await to.batches.send(batch)
         for change in results.grown:
             await self._read_resized(change, to, attempts=attempts - 1)
+
+    async def _results_of(self, changes: list[Change], *, here: bool) -> SmallResults:
+        """Read by the process beside this one, if there is one, unless the disk is so slow that several
+        threads are of more use."""
+        if self._side is not None and not here and self._pace.at_once == 1:
+            read = await self._side.read(changes)
+            if read is not None:
+                results, waited_seconds = read
+                self._pace.learn(len(changes), waited_seconds)
+                return results
+        return await self._pace.run(len(changes), self._small.read, changes)
 
     async def _read_resized(self, change: Change, to: Outlets, *, attempts: int) -> None:
         """Read a file that turned out to have another size than it was listed with."""

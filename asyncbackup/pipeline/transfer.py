@@ -19,11 +19,13 @@ from asyncbackup.pipeline.encryptor import Encryptor
 from asyncbackup.pipeline.holdings import Holdings, KnownContents
 from asyncbackup.pipeline.packer import Packer
 from asyncbackup.pipeline.reader import Reader
+from asyncbackup.pipeline.side_reader import SideReader, open_side_reader
 from asyncbackup.pipeline.uploader import Uploader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.model import Change, RunCounters
     from asyncbackup.pipeline.payload import PackBatch, Payload
@@ -55,6 +57,7 @@ class Transfer:
         counters: RunCounters,
         stop: StopRequest,
         contents: KnownContents | None = None,
+        side: SideReader | None = None,
     ) -> None:
         self.budget = ByteBudget(settings.memory_limit_bytes)
         holdings = Holdings(contents, encrypted=settings.sealed) if contents and settings.packed else None
@@ -67,7 +70,7 @@ class Transfer:
         sealing = ENCRYPTOR_TASKS if settings.sealed else 0
         threads = READER_TASKS + bool(holdings) + compressing + sealing
         self._gate = ThreadGate("transfer", threads)
-        self._reader = Reader(settings, self.budget, self._gate, stop, holdings, tasks=READER_TASKS)
+        self._reader = Reader(settings, self.budget, self._gate, stop, holdings, side, tasks=READER_TASKS)
         self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
         self._compressor = (
             Compressor(settings.zstd_level, self.budget, self._gate) if settings.zstd_level else None
@@ -118,6 +121,7 @@ class Transfer:
                             into_reader.clone(),
                             outcomes.clone(),
                             into_packer.clone() if into_packer is not None else None,
+                            here=in_order,
                         )
                         group.create_task(task)
                 if self._compressor is not None:
@@ -156,10 +160,15 @@ async def open_transfer(
     counters: RunCounters,
     stop: StopRequest,
     contents: KnownContents | None = None,
+    reading: SideProcess | None = None,
 ) -> AsyncIterator[Transfer]:
-    """A transfer that is cleaned up however the block ends. A packed section needs its ``contents``."""
-    transfer = Transfer(settings, store, journal, counters, stop, contents)
-    try:
-        yield transfer
-    finally:
-        await transfer.aclose()
+    """A transfer that is cleaned up however the block ends. A packed section needs its ``contents``.
+
+    ``reading`` is the process that reads small files, where there is one.
+    """
+    async with open_side_reader(reading, settings.reading) as side:
+        transfer = Transfer(settings, store, journal, counters, stop, contents, side)
+        try:
+            yield transfer
+        finally:
+            await transfer.aclose()

@@ -1,0 +1,102 @@
+"""``run`` with the process that reads small files beside it: the same snapshot, whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Cli
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+TOLD = re.compile(rb"small files are read by process (\d+)")
+READ = re.compile(rb"(\d+) batches were read by it")
+
+
+def start(cli: Cli) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "asyncbackup", "run", "--debug"],
+        cwd=cli.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def fill(cli: Cli) -> None:
+    for folder in range(5):
+        (cli.tree / f"folder{folder}").mkdir()
+        for file in range(50):
+            (cli.tree / f"folder{folder}" / f"file{file}").write_bytes(os.urandom(100 * file))
+    os.link(cli.tree / "docs" / "report.txt", cli.tree / "report")
+    os.setxattr(cli.tree / "empty", b"user.note", b"nothing in here")
+
+
+def same(cli: Cli) -> None:
+    restored = cli.folder / "restored"
+    done = cli.run("restore", "home", "--target", str(restored))
+    assert (done.code, done.stderr) == (0, "")
+    for place in (cli.tree, *cli.tree.rglob("*")):
+        there = restored / place.relative_to(cli.tree)
+        assert there.is_symlink() == place.is_symlink()
+        if place.is_file() and not place.is_symlink():
+            assert there.read_bytes() == place.read_bytes()
+            assert there.stat().st_mtime_ns == place.stat().st_mtime_ns
+    assert os.getxattr(restored / "empty", b"user.note") == b"nothing in here"
+    assert (restored / "report").samefile(restored / "docs" / "report.txt")
+
+
+@pytest.mark.parametrize("layout", ["mirror", "packed"])
+def test_it_reads_what_is_saved(cli: Cli, layout: str) -> None:
+    cli.section(extra=f'layout = "{layout}"')
+    fill(cli)
+    assert cli.run("initdb").code == 0
+    with start(cli) as process:
+        _, log = process.communicate()
+    assert process.returncode == 0
+    told = TOLD.search(log)
+    assert told is not None
+    read = READ.search(log)
+    assert read is not None
+    assert int(read[1]) > 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told[1]), 0)
+    same(cli)
+
+
+def test_two_sections_share_it(cli: Cli) -> None:
+    cli.section()
+    cli.section("other", destination=f"file://{cli.folder}/other")
+    fill(cli)
+    assert cli.run("initdb").code == 0
+    with start(cli) as process:
+        _, log = process.communicate()
+    assert process.returncode == 0
+    assert len(set(TOLD.findall(log))) == 1
+    assert len(TOLD.findall(log)) == 2
+    same(cli)
+
+
+def test_a_run_whose_reading_process_is_killed_saves_all_the_same(cli: Cli) -> None:
+    """Whether it was asked for anything by then or not."""
+    cli.section()
+    fill(cli)
+    assert cli.run("initdb").code == 0
+    log = b""
+    with start(cli) as process:
+        assert process.stderr is not None
+        while (told := TOLD.search(log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        os.kill(int(told[1]), signal.SIGKILL)
+        log += process.stderr.read()
+    assert process.returncode == 0, log
+    same(cli)

@@ -1,0 +1,202 @@
+"""Reading in the other process gives what reading here gives. That process is a thread here, which
+answers on the same socket from the same memory: how it is forked is another test's matter."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from asyncbackup.flow.side_process import SideProcess
+from asyncbackup.format.hidden import HiddenNames
+from asyncbackup.format.keyslots import RepositoryKey
+from asyncbackup.model import Action, Extent
+from asyncbackup.pipeline import attributes
+from asyncbackup.pipeline.payload import PackItem, WholePayload
+from asyncbackup.pipeline.read_process import serve_reads
+from asyncbackup.pipeline.read_wire import LENGTH, ReadReply
+from asyncbackup.pipeline.side_reader import SLOT_BYTES, SLOTS, open_side_reader
+from asyncbackup.pipeline.small_reader import SmallReader
+from tests.unit.pipeline.readings import MIB, see, transfer_settings, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncbackup.model import Change
+    from asyncbackup.pipeline.small_reader import SmallResults
+
+EXTENT = Extent(run="20260101T000000Z-0000", key="files/before", length=7)
+
+
+@pytest.fixture(autouse=True)
+def _files_are_old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attributes, "RACY_WINDOW_NS", 0)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[SideProcess, socket.socket]]:
+    """What is asked, and the socket that its answers come from."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield SideProcess(0, ours, mmap.mmap(-1, SLOTS * SLOT_BYTES)), theirs
+
+
+@pytest.fixture
+def process(ends: tuple[SideProcess, socket.socket]) -> Iterator[SideProcess]:
+    process, theirs = ends
+    thread = threading.Thread(target=serve_reads, args=(theirs, process.memory))
+    thread.start()
+    yield process
+    with contextlib.suppress(OSError):
+        process.socket.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    (root / "folder").mkdir(parents=True)
+    (root / "folder" / "words").write_bytes(b"words and words " * 1000)
+    (root / "folder" / "noise").write_bytes(os.urandom(5000))
+    (root / "folder" / "large").write_bytes(b"over a quarter of a MiB " * 20_000)
+    (root / "empty").touch()
+    (root / "link").symlink_to("folder/words")
+    (root / "grows").write_bytes(b"some")
+    os.setxattr(root / "folder" / "words", b"user.kind", b"\x00prose")
+    return root
+
+
+def changes_of(tree: Path) -> list[Change]:
+    paths = (b"folder", b"folder/words", b"folder/noise", b"folder/large", b"empty", b"link", b"grows")
+    changes = [upload(see(tree, path)) for path in paths]
+    with (tree / "grows").open("ab") as file:
+        file.write(b" more")
+    changes.append(upload(msgspec.structs.replace(see(tree, b"empty"), name=b"gone")))
+    words = SmallReader(transfer_settings(tree).reading).read([changes[1]]).payloads[0]
+    assert isinstance(words, WholePayload)
+    known = msgspec.structs.replace(words.entry, extent=EXTENT)
+    changes.append(upload(see(tree, b"folder/words"), action=Action.RECHECK, known=known))
+    known = msgspec.structs.replace(known, mode=0o100600)
+    changes.append(upload(see(tree, b"folder/words"), action=Action.RECHECK, known=known))
+    changes.append(upload(see(tree, b"folder/words"), action=Action.METADATA, known=known))
+    return changes
+
+
+def alike(one: SmallResults, other: SmallResults) -> None:
+    assert one.payloads == other.payloads
+    assert one.items == other.items
+    assert sorted(map(repr, one.outcomes)) == sorted(map(repr, other.outcomes))
+    assert one.grown == other.grown
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("zstd_level", [0, 3])
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_it_reads_what_is_read_here(
+    tree: Path, process: SideProcess, packed: bool, zstd_level: int, sealed: bool
+) -> None:
+    settings = msgspec.structs.replace(
+        transfer_settings(tree).reading,
+        packed=packed,
+        pack_below_bytes=MIB // 4,
+        zstd_level=zstd_level,
+        sealed=sealed,
+    )
+    changes = changes_of(tree)
+    here = SmallReader(settings).read(changes)
+    assert len(here.payloads) + len(here.items) + len(here.outcomes) + len(here.grown) == len(changes)
+    async with open_side_reader(process, settings) as reader:
+        assert reader is not None
+        read = await reader.read(changes)
+        assert read is not None
+        alike(read[0], here)
+        bodies = [body_of(one) for one in (*read[0].payloads, *read[0].items)]
+        # Contents are where both sides see them, unless they were compressed, or are nothing.
+        assert all(isinstance(body, memoryview) for body in bodies if len(body) and not zstd_level)
+    assert not process.retired
+
+
+def body_of(one: object) -> bytes | bytearray | memoryview:
+    if isinstance(one, PackItem) and one.whole is not None:
+        one = one.whole
+    assert isinstance(one, WholePayload | PackItem)
+    return one.body
+
+
+async def test_a_content_stays_as_long_as_it_is_viewed(tree: Path, process: SideProcess) -> None:
+    """More batches than there are slots, none of which is let go of: the last one is to be read here."""
+    change = upload(see(tree, b"folder/noise"))
+    content = (tree / "folder" / "noise").read_bytes()
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        read = [await reader.read([change]) for _ in range(SLOTS)]
+        assert await reader.read([change]) is None
+        assert all(one is not None and body_of(one[0].payloads[0]) == content for one in read)
+        del read[0]
+        assert await reader.read([change]) is not None
+        assert reader.batches == SLOTS + 1
+
+
+async def test_what_has_no_room_is_read_here(tree: Path, process: SideProcess) -> None:
+    change = upload(see(tree, b"empty"))
+    large = msgspec.structs.replace(change, entry=msgspec.structs.replace(change.entry, size=SLOT_BYTES))
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        assert await reader.read([large]) is None
+        assert await reader.read([change]) is not None
+
+
+async def test_a_process_that_is_gone_is_not_asked_again(
+    tree: Path, ends: tuple[SideProcess, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    process, theirs = ends
+    change = upload(see(tree, b"empty"))
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        theirs.close()
+        assert await reader.read([change]) is None
+        assert await reader.read([change]) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert process.retired
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is None
+
+
+async def test_what_it_cannot_go_on_with_is_told(
+    tree: Path, ends: tuple[SideProcess, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    process, theirs = ends
+    answer = msgspec.msgpack.encode(ReadReply(error="MemoryError: no more"))
+    theirs.sendall(LENGTH.pack(len(answer)) + answer)
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        assert await reader.read([upload(see(tree, b"empty"))]) is None
+    assert "MemoryError: no more" in caplog.text
+
+
+async def test_what_is_no_request_is_answered_with_the_error(process: SideProcess) -> None:
+    process.socket.sendall(LENGTH.pack(3) + b"???")
+    (length,) = LENGTH.unpack(process.socket.recv(LENGTH.size))
+    reply = msgspec.msgpack.decode(process.socket.recv(length), type=ReadReply)
+    assert "msgspec" in reply.error
+
+
+async def test_names_that_are_hidden_take_a_key_that_it_is_not_given(
+    tree: Path, process: SideProcess
+) -> None:
+    hidden = HiddenNames(RepositoryKey(bytes(32)))
+    settings = msgspec.structs.replace(transfer_settings(tree).reading, hidden=hidden)
+    async with open_side_reader(process, settings) as reader:
+        assert reader is None
+
+
+async def test_without_a_process_there_is_no_reader(tree: Path) -> None:
+    async with open_side_reader(None, transfer_settings(tree).reading) as reader:
+        assert reader is None
