@@ -130,13 +130,21 @@ def restore(
                 dry_run=dry_run,
                 counters=counters,
                 stop=stop,
+                writing=writing,
             )
         output.events(failure_events(summary.section, summary.failures))
         output.event("summary", restore_fields(summary))
         output.result(*restore_lines(summary, verbose=session.verbose))
         return ExitCode.OK if summary.complete else ExitCode.DAMAGED
 
-    return run_async(main, output=output, graceful=True)
+    from asyncbackup.restore.side_writer import fork_writer
+
+    writing = None if dry_run else fork_writer()
+    try:
+        return run_async(main, output=output, graceful=True)
+    finally:
+        if writing is not None:
+            writing.close()
 
 
 def _choose(session: Session, arguments: tuple[str, ...]) -> tuple[Settings, SectionSettings, list[bytes]]:

@@ -1,10 +1,10 @@
-"""Thread hops that own what their thread works on."""
+"""Work that is not left behind: whoever is cancelled waits until it is done."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from asyncbackup.flow.workers import ThreadGate
@@ -20,7 +20,13 @@ async def hop(gate: ThreadGate, call: Callable[P, R], *args: P.args, **kwargs: P
     after the thread is done, so that whoever cleans up may close descriptors
     and remove files that the thread was using.
     """
-    task = asyncio.ensure_future(gate.run(call, *args, **kwargs))
+    return await to_its_end(gate.run(call, *args, **kwargs))
+
+
+async def to_its_end(work: Coroutine[Any, Any, R]) -> R:
+    """The result of ``work``. When the caller is cancelled, this returns (with the cancellation) only after
+    it is done."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -1,12 +1,11 @@
-"""What travels between the process that reads and the one that sends (docs/design.md, "Reading beside").
+"""What travels between the process that reads and the one that sends (docs/design.md, "Processes beside").
 
-Messages are MessagePack behind a length. Contents stay where they were read to, in memory that both
-processes see; a message says where. What was made of a content (frames) travels in the message.
+Messages are MessagePack. Contents stay where they were read to, in memory that both processes see; a
+message says where. What was made of a content (frames) travels in the message.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,9 +18,6 @@ from asyncbackup.pipeline.transfer_settings import ReadSettings
 
 if TYPE_CHECKING:
     from asyncbackup.store.base import Buffer
-
-LENGTH = struct.Struct("<I")
-"""What a message begins with: the length of what follows."""
 
 
 class ReadRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -70,8 +66,7 @@ class WireItem(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ReadReply(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What a batch gave, as :class:`SmallResults`, and how long the reader waited for the disk.
-    ``error`` is what it could not go on with; then there is nothing else."""
+    """What a batch gave, as :class:`SmallResults`, and how long the reader waited for the disk."""
 
     waited_seconds: float = 0.0
     wholes: list[WireWhole] = []
@@ -81,7 +76,6 @@ class ReadReply(msgspec.Struct, frozen=True, gc=False, array_like=True):
     unchanged: list[Unchanged] = []
     failures: list[Failure] = []
     grown: list[Change] = []
-    error: str = ""
 
 
 def reply_of(results: SmallResults, arena: Arena, *, waited_seconds: float) -> ReadReply:

@@ -181,9 +181,9 @@ class Reader:
             await self._read_resized(change, to, attempts=attempts - 1)
 
     async def _results_of(self, changes: list[Change], *, here: bool) -> SmallResults:
-        """Read by the process beside this one, if there is one, unless the disk is so slow that several
-        threads are of more use."""
-        if self._side is not None and not here and self._pace.at_once == 1:
+        """Read by the process beside this one, if there is one. Where the disk is so slow that several
+        threads are worth it, it is one of those who read, and threads are the others."""
+        if self._side is not None and not here and (self._pace.at_once == 1 or self._side.idle):
             read = await self._side.read(changes)
             if read is not None:
                 results, waited_seconds = read

@@ -1,28 +1,27 @@
-"""Small files read by a process beside this one: the side that asks."""
+"""Small files read by a process beside this one (docs/design.md, "Processes beside"): both sides."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import stat
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.flow.shared_slots import SharedSlots
+from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
 from asyncbackup.flow.side_process import SideProcess, fork_side_process
-from asyncbackup.pipeline.read_process import serve_reads
-from asyncbackup.pipeline.read_wire import LENGTH, ReadReply, ReadRequest, results_of
+from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, reply_of, results_of
+from asyncbackup.pipeline.small_reader import Arena, SmallReader
 
 if TYPE_CHECKING:
+    import mmap
+    import socket
     from collections.abc import AsyncIterator, Sequence
 
     from asyncbackup.model import Change
     from asyncbackup.pipeline.small_reader import SmallResults
     from asyncbackup.pipeline.transfer_settings import ReadSettings
-
-log = logging.getLogger(__name__)
 
 SLOT_BYTES = 4 * 1024 * 1024 + 64 * 1024
 """The contents of a batch, and a byte for each of them."""
@@ -35,66 +34,34 @@ def fork_reader() -> SideProcess | None:
 
 
 class SideReader:
-    """Reads batches in the other process, one after another. Made by :func:`open_side_reader`.
+    """Reads batches in the other process, one after another. Made by :func:`open_side_reader`."""
 
-    Where that is not possible any more, whoever asks reads by itself: nothing depends on it.
-    """
-
-    def __init__(
-        self,
-        settings: ReadSettings,
-        slots: SharedSlots,
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    ) -> None:
-        self.batches = 0
-        """How many it has read."""
-        self.unanswered = 0
-        """Requests that wait for their answer."""
+    def __init__(self, settings: ReadSettings, calls: SideCalls) -> None:
         self._settings: ReadSettings | None = settings
-        self._slots = slots
-        self._receiver, self._sender = streams
-        self._turn = asyncio.Lock()
+        self._calls = calls
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(ReadReply)
-        self._lost = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked of it now."""
+        return self._calls.idle
 
     async def read(self, changes: Sequence[Change]) -> tuple[SmallResults, float] | None:
         """What the batch gave, and for how many seconds the disk was waited for; ``None`` where it is to
         be read here: it is too large, the memory is all in use, or the process is gone."""
         sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
         room = sum(size + 1 for size in sizes)
-        slot = None if self._lost else self._slots.take(room)
+        slot = self._calls.take(room)
         if slot is None:
             return None
-        request = self._encoder.encode(ReadRequest(slot.offset, room, list(changes), self._settings))
-        self._settings = None
-        try:
-            answer = await self._ask(request)
-        except (OSError, EOFError) as error:
-            self._lose(f"it ended ({error})")
+        settings, self._settings = self._settings, None
+        request = ReadRequest(slot.offset, room, list(changes), settings)
+        answer = await self._calls.ask(self._encoder.encode(request))
+        if answer is None:
             return None
         reply = self._decoder.decode(answer)
-        if reply.error:
-            self._lose(reply.error)
-            return None
-        self.batches += 1
         return results_of(reply, slot.view), reply.waited_seconds
-
-    async def _ask(self, request: bytes) -> bytes:
-        self.unanswered += 1
-        # A reading task asks once at a time, so that little can pile up here. Answers come in the order
-        # of the requests, and a lock is got in the order of asking for it: nothing is awaited between.
-        self._sender.writelines((LENGTH.pack(len(request)), request))
-        async with self._turn:
-            head = await self._receiver.readexactly(LENGTH.size)
-            answer = await self._receiver.readexactly(LENGTH.unpack(head)[0])
-        self.unanswered -= 1
-        return answer
-
-    def _lose(self, reason: str) -> None:
-        if not self._lost:
-            self._lost = True
-            log.warning("the process that reads small files failed, this one reads them itself: %s", reason)
 
 
 @asynccontextmanager
@@ -102,22 +69,32 @@ async def open_side_reader(
     process: SideProcess | None, settings: ReadSettings
 ) -> AsyncIterator[SideReader | None]:
     """What reads through the process for one transfer; ``None`` where there is no process, or where names
-    are hidden, which takes a key that it is not given.
+    are hidden, which takes a key that it is not given."""
+    if settings.hidden is not None:
+        process = None
+    async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="small files are read") as calls:
+        yield None if calls is None else SideReader(settings, calls)
 
-    A process whose answers were not waited for is not used again.
-    """
-    if process is None or process.retired or settings.hidden is not None:
-        yield None
-        return
-    sock = process.socket.dup()
-    sock.setblocking(False)
-    receiver, sender = await asyncio.open_unix_connection(sock=sock)
-    log.debug("small files are read by process %d", process.pid)
-    reader = SideReader(settings, SharedSlots(process.memory, slot_bytes=SLOT_BYTES), (receiver, sender))
-    try:
-        yield reader
-    finally:
-        log.debug("%d batches were read by it", reader.batches)
-        # It may still write where the next transfer would have it read to.
-        process.retired = reader.unanswered > 0
-        sender.close()
+
+def serve_reads(sock: socket.socket, memory: mmap.mmap) -> None:
+    """What the process does: read batch after batch as it is asked to. Blocks."""
+    decoder, encoder = msgspec.msgpack.Decoder(ReadRequest), msgspec.msgpack.Encoder()
+    reader: SmallReader | None = None
+
+    def answer(request: bytearray, view: memoryview) -> bytes:
+        nonlocal reader
+        asked = decoder.decode(request)
+        if asked.settings is not None:
+            reader = SmallReader(asked.settings)
+        assert reader is not None, "the first request has the settings"
+        return encoder.encode(_read(reader, asked, view))
+
+    answer_calls(sock, memory, answer)
+
+
+def _read(reader: SmallReader, asked: ReadRequest, view: memoryview) -> ReadReply:
+    arena = Arena(view[asked.offset : asked.offset + asked.room_bytes], largest_bytes=asked.room_bytes)
+    began, computed = time.perf_counter(), time.thread_time()
+    results = reader.read(asked.changes, arena)
+    waited_seconds = time.perf_counter() - began - (time.thread_time() - computed)
+    return reply_of(results, arena, waited_seconds=waited_seconds)

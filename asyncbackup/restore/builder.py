@@ -14,7 +14,7 @@ import msgspec
 
 from asyncbackup.catalog.selection import Role, SelectedEntry, State
 from asyncbackup.model import EMPTY_SHA256, Entry, Kind
-from asyncbackup.restore.content import Checker, Content, Opening, check_digest
+from asyncbackup.restore.content import Checker, Content, Opening, check_content, check_digest
 from asyncbackup.restore.metadata import CLOCK_NS, Note, Privileges, apply_to_descriptor, apply_to_symlink
 from asyncbackup.restore.outcome import ContentError, Outcome, done, failed, failed_by, skipped
 from asyncbackup.restore.overwrite import Overwrite, looks_same
@@ -162,6 +162,12 @@ class Builder:
         for member in members:
             self._write_checked(member.row, partial(_only, contents, member), written)
         return written
+
+    def write_given(
+        self, row: SelectedEntry, content: Content | None, found: memoryview, written: Written
+    ) -> None:
+        """Write a small file whose content is ``found``, checked unless ``content`` is given."""
+        self._write_checked(row, partial(_given, row, content, found), written)
 
     def commit(self, temporary: TemporaryFile, row: SelectedEntry) -> Outcome:
         """Give a written file its metadata and its name. Raises ``OSError``."""
@@ -374,6 +380,12 @@ class Builder:
                 remove_stale(temporary, parent)
                 raise
         return Outcome(row=row, state=State.DONE, linked=True)
+
+
+def _given(row: SelectedEntry, content: Content | None, found: memoryview) -> tuple[memoryview]:
+    if content is not None:
+        check_content(content, row.entry.sha256, found)
+    return (found,)
 
 
 def _only(contents: SpanContents, member: Member) -> tuple[bytes | memoryview]:

@@ -11,20 +11,32 @@ from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.format.expand import FrameExpander
 from asyncbackup.format.range_opener import RangeOpener, SpanReader
 from asyncbackup.format.stretch import Stretch
+from asyncbackup.restore.builder import Written
 from asyncbackup.restore.content import Content, check_content
 from asyncbackup.restore.fetcher import ATTEMPTS, BeyondEndError, Fetcher
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
+from asyncbackup.restore.side_writer import SLOT_BYTES, WriteRow
 from asyncbackup.restore.spans import Member, Span
 
 if TYPE_CHECKING:
     from asyncbackup.flow.pace import Pace
-    from asyncbackup.restore.builder import Builder, Written
+    from asyncbackup.flow.shared_slots import Slot
+    from asyncbackup.restore.builder import Builder
+    from asyncbackup.restore.side_writer import SideWriter
 
 
 class PackedFiles:
     """Restores the files of single spans; any number of tasks may call :meth:`restore`."""
 
-    def __init__(self, builder: Builder, fetcher: Fetcher, pace: Pace, budget: ByteBudget) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        fetcher: Fetcher,
+        pace: Pace,
+        budget: ByteBudget,
+        side: SideWriter | None = None,
+    ) -> None:
+        self._side = side
         self._builder = builder
         self._fetcher = fetcher
         self._pace = pace
@@ -81,12 +93,40 @@ class PackedFiles:
             stored, inside = await self._stretch(span, opener, size, outcomes)
         if inside is None:
             return ()
-        written: Written = await self._pace.run(
-            len(inside.members), _write, self._builder, inside, stored, opener
-        )
+        written = await self._write(inside, stored, opener)
         outcomes += written.outcomes
         by_row = {member.row.id: member for member in inside.members}
         return [(by_row[row.id], error) for row, error in written.damaged]
+
+    async def _write(self, span: Span, stored: Stretch, opener: RangeOpener | None) -> Written:
+        """What writing the members led to. Where there is a process that writes, a thread opens, expands
+        and checks their contents into memory that both see, as many at once as have room there."""
+        written = Written()
+        left = span.members
+        contents = SpanContents(span, stored, opener)
+        while left and self._side is not None and (self._pace.at_once == 1 or self._side.idle):
+            if (slot := self._side.take(SLOT_BYTES)) is None:
+                break
+            rows = await self._pace.run(len(left), _put, contents, left, slot, written)
+            told = await self._side.write(rows)
+            if told is None:
+                break
+            beside, waited_seconds = told
+            self._pace.learn(len(rows), waited_seconds)
+            written.outcomes += beside.outcomes
+            written.damaged += beside.damaged
+            done = {outcome.row.id for outcome in written.outcomes}
+            done.update(row.id for row, _ in written.damaged)
+            before = len(left)
+            left = [member for member in left if member.row.id not in done]
+            if len(left) == before:
+                break  # what comes first has no room
+        if left:
+            rest = Span(span.key, span.encrypted, span.start, span.stop, left)
+            here = await self._pace.run(len(left), _write, self._builder, rest, stored, opener)
+            written.outcomes += here.outcomes
+            written.damaged += here.damaged
+        return written
 
     async def _stretch(
         self, span: Span, opener: RangeOpener | None, size: int | None, outcomes: list[Outcome]
@@ -155,6 +195,28 @@ class SpanContents:
             return self._sealed.read(content.offset, content.length)
         begin = content.offset - self._start
         return self._stored.view(begin, begin + content.length)
+
+
+def _put(contents: SpanContents, members: Sequence[Member], slot: Slot, written: Written) -> list[WriteRow]:
+    """The first members, as many as have room: their contents lie in the slot now. Those that cannot be
+    had are told of in ``written``."""
+    rows: list[WriteRow] = []
+    filled = 0
+    for member in members:
+        if filled + member.content.size > len(slot.view):
+            break
+        try:
+            found = contents.of(member)
+        except ContentError as error:
+            if error.damaged:
+                written.damaged.append((member.row, error))
+            else:
+                written.outcomes.append(failed(member.row, error.reason))
+            continue
+        slot.view[filled : filled + len(found)] = found
+        rows.append(WriteRow(member.row, slot.offset + filled, len(found), None))
+        filled += len(found)
+    return rows
 
 
 def _write(builder: Builder, span: Span, stored: Stretch, opener: RangeOpener | None) -> Written:

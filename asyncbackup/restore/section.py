@@ -35,6 +35,7 @@ from asyncbackup.restore.overwrite import Overwrite
 from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.selecting import relocate, select
+from asyncbackup.restore.side_writer import open_side_writer
 from asyncbackup.restore.spans import SPAN_BYTES
 from asyncbackup.restore.summary import RestoreCounters, RestoreSummary
 from asyncbackup.restore.tally import Tally
@@ -43,6 +44,7 @@ from asyncbackup.restore.tree import FOLDER_MODE, TargetTree
 
 if TYPE_CHECKING:
     from asyncbackup.config import Settings
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.model import RunId
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ async def restore_section(
     counters: RestoreCounters | None = None,
     stop: StopRequest | None = None,
     on_retry: Callable[[str], None] | None = None,
+    writing: SideProcess | None = None,
 ) -> RestoreSummary:
     """Restore a snapshot of a section, or what ``paths`` and patterns choose of it, below ``target``.
 
@@ -106,7 +109,9 @@ async def restore_section(
     relative to the section's root, or absolute below the section's path. An
     interrupted restore goes on where it was when called with the same arguments.
     ``privileged`` also restores set-id bits of files, ``security.*`` and ``trusted.*`` attributes.
-    The section's catalog is not needed.
+    The section's catalog is not needed. ``writing`` is a process that writes small files, made by
+    :func:`~asyncbackup.restore.side_writer.fork_writer` before there was a thread; without one they
+    are written in threads.
 
     Single entries that could not be restored are in the summary. Raises
     ``ConfigError`` for paths and options that cannot be, ``SectionBusyError``
@@ -156,7 +161,12 @@ async def restore_section(
                 else:
                     resources = _Resources(repository, selection, gate, budget, tally, stop)
                     await _restore(
-                        request, resources, token=token, going_on=going_on, concurrency=settings.concurrency
+                        request,
+                        resources,
+                        writing,
+                        token=token,
+                        going_on=going_on,
+                        concurrency=settings.concurrency,
                     )
                     if tally.failures_total and await _have_moved(request, resources, run):
                         await selection.begin_again(boot=boot)
@@ -164,7 +174,12 @@ async def restore_section(
                         tally = Tally(selection, counters)
                         resources = msgspec.structs.replace(resources, tally=tally)
                         await _restore(
-                            request, resources, token=token, going_on=True, concurrency=settings.concurrency
+                            request,
+                            resources,
+                            writing,
+                            token=token,
+                            going_on=True,
+                            concurrency=settings.concurrency,
                         )
                 if dry_run or not tally.failures_total:
                     selection.discard()
@@ -206,7 +221,13 @@ class _Resources(msgspec.Struct, frozen=True):
 
 
 async def _restore(
-    request: _Request, resources: _Resources, *, token: str, going_on: bool, concurrency: int
+    request: _Request,
+    resources: _Resources,
+    writing: SideProcess | None,
+    *,
+    token: str,
+    going_on: bool,
+    concurrency: int,
 ) -> None:
     gate, budget, tally, stop = resources.gate, resources.budget, resources.tally, resources.stop
     await _note_root(resources.selection, request)
@@ -221,39 +242,41 @@ async def _restore(
             token=token,
             going_on=going_on,
         )
-        window_bytes = max(1, min(LargeSettings().window_bytes, budget.limit_bytes // 8))
-        large = LargeFiles(
-            builder, fetcher, gate, budget, tally.counters, LargeSettings(window_bytes=window_bytes)
-        )
-        pace = Pace(gate, THREADS)
-        transfer = Transfer(
-            builder,
-            fetcher,
-            large,
-            PackedFiles(builder, fetcher, pace, budget),
-            pace,
-            budget,
-            tally,
-            stop,
-            section=request.section.name,
-            workers=min(concurrency, MAX_WORKERS),
-        )
-        try:
-            await Restorer(
-                resources.selection,
+        async with open_side_writer(writing, builder, target=str(request.target)) as side:
+            window_bytes = max(1, min(LargeSettings().window_bytes, budget.limit_bytes // 8))
+            large = LargeFiles(
+                builder, fetcher, gate, budget, tally.counters, LargeSettings(window_bytes=window_bytes)
+            )
+            pace = Pace(gate, THREADS)
+            transfer = Transfer(
                 builder,
-                transfer,
-                gate,
+                fetcher,
+                large,
+                PackedFiles(builder, fetcher, pace, budget, side),
+                pace,
+                budget,
                 tally,
                 stop,
+                side,
                 section=request.section.name,
-                can_open=fetcher.can_open,
-                span_bytes=max(1, min(SPAN_BYTES, budget.limit_bytes // 8)),
-            ).run()
-        except BaseException:
-            # What is done stays done, whatever ended the rest.
-            await run_shielded(tally.flush(), what="noting how far the restore came")
-            raise
+                workers=min(concurrency, MAX_WORKERS),
+            )
+            try:
+                await Restorer(
+                    resources.selection,
+                    builder,
+                    transfer,
+                    gate,
+                    tally,
+                    stop,
+                    section=request.section.name,
+                    can_open=fetcher.can_open,
+                    span_bytes=max(1, min(SPAN_BYTES, budget.limit_bytes // 8)),
+                ).run()
+            except BaseException:
+                # What is done stays done, whatever ended the rest.
+                await run_shielded(tally.flush(), what="noting how far the restore came")
+                raise
 
 
 async def _have_moved(request: _Request, resources: _Resources, run: RunId) -> bool:

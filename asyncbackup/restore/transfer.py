@@ -19,18 +19,21 @@ from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.restore.batches import Batches
-from asyncbackup.restore.builder import Builder, FetchedFile
+from asyncbackup.restore.builder import Builder, FetchedFile, Written
 from asyncbackup.restore.content import Content, content_of
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
+from asyncbackup.restore.side_writer import WriteRow
 from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import SelectedEntry
     from asyncbackup.flow.pace import Pace
+    from asyncbackup.flow.shared_slots import Slot
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.restore.fetcher import Fetcher
     from asyncbackup.restore.large import LargeFiles
     from asyncbackup.restore.packed import PackedFiles
+    from asyncbackup.restore.side_writer import SideWriter
     from asyncbackup.restore.tally import Tally
 
 BATCHES_WAITING = 2
@@ -53,10 +56,12 @@ class Transfer:
         budget: ByteBudget,
         tally: Tally,
         stop: StopRequest,
+        side: SideWriter | None = None,
         *,
         section: str,
         workers: int,
     ) -> None:
+        self._side = side
         self.small_limit_bytes = min(SMALL_LIMIT_BYTES, budget.limit_bytes // 4)
         self._builder = builder
         self._fetcher = fetcher
@@ -164,13 +169,30 @@ class Transfer:
                     self._budget.release(sum(file.content.length for file in files))
 
     async def _write_batch(self, files: Sequence[FetchedFile]) -> list[Outcome]:
-        written = await self._pace.run(len(files), self._builder.write_files, files)
+        written = await self._written(files)
         outcomes = written.outcomes
         if written.damaged:
             contents = {file.row.id: file.content for file in files}
             for row, _ in written.damaged:
                 outcomes.append(await self._once_more(row, contents[row.id]))
         return outcomes
+
+    async def _written(self, files: Sequence[FetchedFile]) -> Written:
+        """What writing files led to: in the process beside this one, if there is one and they are stored
+        as they are. Where the disk is so slow that several threads are worth it, it is one of those who
+        write, and threads are the others."""
+        if (
+            self._side is not None
+            and (self._pace.at_once == 1 or self._side.idle)
+            and all(file.content.as_stored for file in files)
+            and (slot := self._side.take(sum(file.content.length for file in files))) is not None
+        ):
+            told = await self._side.write(_put(files, slot))
+            if told is not None:
+                written, waited_seconds = told
+                self._pace.learn(len(files), waited_seconds)
+                return written
+        return await self._pace.run(len(files), self._builder.write_files, files)
 
     async def _once_more(self, row: SelectedEntry, content: Content) -> Outcome:
         """Download a file again that came damaged: a bit may have flipped on the way. Its bytes
@@ -183,3 +205,17 @@ class Transfer:
         if written.damaged:
             return failed(row, written.damaged[0][1].reason)
         return written.outcomes[0]
+
+
+def _put(files: Sequence[FetchedFile], slot: Slot) -> list[WriteRow]:
+    """Files whose contents lie in the slot now, one behind the other."""
+    rows: list[WriteRow] = []
+    begin = 0
+    for file in files:
+        stop = begin
+        for piece in file.stored:
+            slot.view[stop : stop + len(piece)] = piece
+            stop += len(piece)
+        rows.append(WriteRow(file.row, slot.offset + begin, stop - begin, file.content))
+        begin = stop
+    return rows

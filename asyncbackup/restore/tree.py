@@ -66,6 +66,11 @@ class TargetTree:
         """The tree below an existing folder. Raises ``OSError``."""
         return cls(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
+    @property
+    def descriptor(self) -> int:
+        """The target's own."""
+        return self._root.descriptor
+
     def close(self) -> None:
         """Close all descriptors. Idempotent; nothing may be borrowed any more."""
         with self._lock:

@@ -1,34 +1,30 @@
-"""Reading in the other process gives what reading here gives. That process is a thread here, which
-answers on the same socket from the same memory: how it is forked is another test's matter."""
+"""Reading in the other process, which is a thread here (``tests/side.py``), gives what reading here gives."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 import socket
-import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from asyncbackup.flow.side_process import SideProcess
+from asyncbackup.flow.side_calls import ANSWER, REQUEST
 from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.model import Action, Extent
 from asyncbackup.pipeline import attributes
 from asyncbackup.pipeline.payload import PackItem, WholePayload
-from asyncbackup.pipeline.read_process import serve_reads
-from asyncbackup.pipeline.read_wire import LENGTH, ReadReply
-from asyncbackup.pipeline.side_reader import SLOT_BYTES, SLOTS, open_side_reader
+from asyncbackup.pipeline.side_reader import SLOT_BYTES, SLOTS, open_side_reader, serve_reads
 from asyncbackup.pipeline.small_reader import SmallReader
+from tests.side import dying_side_thread, side_thread
 from tests.unit.pipeline.readings import MIB, see, transfer_settings, upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.model import Change
     from asyncbackup.pipeline.small_reader import SmallResults
 
@@ -41,22 +37,9 @@ def _files_are_old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[SideProcess, socket.socket]]:
-    """What is asked, and the socket that its answers come from."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield SideProcess(0, ours, mmap.mmap(-1, SLOTS * SLOT_BYTES)), theirs
-
-
-@pytest.fixture
-def process(ends: tuple[SideProcess, socket.socket]) -> Iterator[SideProcess]:
-    process, theirs = ends
-    thread = threading.Thread(target=serve_reads, args=(theirs, process.memory))
-    thread.start()
-    yield process
-    with contextlib.suppress(OSError):
-        process.socket.shutdown(socket.SHUT_RDWR)
-    thread.join()
+def process() -> Iterator[SideProcess]:
+    with side_thread(serve_reads, memory_bytes=SLOTS * SLOT_BYTES) as process:
+        yield process
 
 
 @pytest.fixture
@@ -141,7 +124,6 @@ async def test_a_content_stays_as_long_as_it_is_viewed(tree: Path, process: Side
         assert all(one is not None and body_of(one[0].payloads[0]) == content for one in read)
         del read[0]
         assert await reader.read([change]) is not None
-        assert reader.batches == SLOTS + 1
 
 
 async def test_what_has_no_room_is_read_here(tree: Path, process: SideProcess) -> None:
@@ -153,39 +135,21 @@ async def test_what_has_no_room_is_read_here(tree: Path, process: SideProcess) -
         assert await reader.read([change]) is not None
 
 
-async def test_a_process_that_is_gone_is_not_asked_again(
-    tree: Path, ends: tuple[SideProcess, socket.socket], caplog: pytest.LogCaptureFixture
-) -> None:
-    process, theirs = ends
+async def test_a_process_that_dies_leaves_the_batch_to_be_read_here(tree: Path) -> None:
     change = upload(see(tree, b"empty"))
-    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
-        assert reader is not None
-        theirs.close()
-        assert await reader.read([change]) is None
-        assert await reader.read([change]) is None
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert process.retired
-    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
-        assert reader is None
+    with dying_side_thread(serve_reads, memory_bytes=SLOTS * SLOT_BYTES, after=1) as process:
+        async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+            assert reader is not None
+            assert await reader.read([change]) is not None
+            assert await reader.read([change]) is None
+            assert await reader.read([change]) is None
 
 
-async def test_what_it_cannot_go_on_with_is_told(
-    tree: Path, ends: tuple[SideProcess, socket.socket], caplog: pytest.LogCaptureFixture
-) -> None:
-    process, theirs = ends
-    answer = msgspec.msgpack.encode(ReadReply(error="MemoryError: no more"))
-    theirs.sendall(LENGTH.pack(len(answer)) + answer)
-    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
-        assert reader is not None
-        assert await reader.read([upload(see(tree, b"empty"))]) is None
-    assert "MemoryError: no more" in caplog.text
-
-
-async def test_what_is_no_request_is_answered_with_the_error(process: SideProcess) -> None:
-    process.socket.sendall(LENGTH.pack(3) + b"???")
-    (length,) = LENGTH.unpack(process.socket.recv(LENGTH.size))
-    reply = msgspec.msgpack.decode(process.socket.recv(length), type=ReadReply)
-    assert "msgspec" in reply.error
+def test_what_is_no_request_is_answered_with_the_error(process: SideProcess) -> None:
+    process.socket.sendall(REQUEST.pack(3) + b"???")
+    length, answered = ANSWER.unpack(process.socket.recv(ANSWER.size, socket.MSG_WAITALL))
+    assert not answered
+    assert b"msgspec" in process.socket.recv(length, socket.MSG_WAITALL)
 
 
 async def test_names_that_are_hidden_take_a_key_that_it_is_not_given(

@@ -1,4 +1,4 @@
-"""``run`` with the process that reads small files beside it: the same snapshot, whatever becomes of it."""
+"""``run`` and ``restore`` with the process beside that reads or writes small files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
 )
-TOLD = re.compile(rb"small files are read by process (\d+)")
-READ = re.compile(rb"(\d+) batches were read by it")
+TOLD = re.compile(rb"small files are (?:read|written) by process (\d+)")
+ANSWERED = re.compile(rb"has answered (\d+) times")
 
 
-def start(cli: Cli) -> subprocess.Popen[bytes]:
+def start(cli: Cli, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "asyncbackup", "run", "--debug"],
+        [sys.executable, "-m", "asyncbackup", *arguments, "--debug"],
         cwd=cli.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -41,8 +41,16 @@ def fill(cli: Cli) -> None:
 
 def same(cli: Cli) -> None:
     restored = cli.folder / "restored"
-    done = cli.run("restore", "home", "--target", str(restored))
-    assert (done.code, done.stderr) == (0, "")
+    with start(cli, "restore", "home", "--target", str(restored)) as process:
+        _, log = process.communicate()
+    assert process.returncode == 0
+    assert b"this one does its work itself" not in log
+    told, times = TOLD.search(log), ANSWERED.search(log)
+    assert told is not None
+    assert times is not None
+    assert int(times[1]) > 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told[1]), 0)
     for place in (cli.tree, *cli.tree.rglob("*")):
         there = restored / place.relative_to(cli.tree)
         assert there.is_symlink() == place.is_symlink()
@@ -58,14 +66,14 @@ def test_it_reads_what_is_saved(cli: Cli, layout: str) -> None:
     cli.section(extra=f'layout = "{layout}"')
     fill(cli)
     assert cli.run("initdb").code == 0
-    with start(cli) as process:
+    with start(cli, "run") as process:
         _, log = process.communicate()
     assert process.returncode == 0
     told = TOLD.search(log)
     assert told is not None
-    read = READ.search(log)
-    assert read is not None
-    assert int(read[1]) > 0
+    times = ANSWERED.search(log)
+    assert times is not None
+    assert int(times[1]) > 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(told[1]), 0)
     same(cli)
@@ -76,7 +84,7 @@ def test_two_sections_share_it(cli: Cli) -> None:
     cli.section("other", destination=f"file://{cli.folder}/other")
     fill(cli)
     assert cli.run("initdb").code == 0
-    with start(cli) as process:
+    with start(cli, "run") as process:
         _, log = process.communicate()
     assert process.returncode == 0
     assert len(set(TOLD.findall(log))) == 1
@@ -90,7 +98,7 @@ def test_a_run_whose_reading_process_is_killed_saves_all_the_same(cli: Cli) -> N
     fill(cli)
     assert cli.run("initdb").code == 0
     log = b""
-    with start(cli) as process:
+    with start(cli, "run") as process:
         assert process.stderr is not None
         while (told := TOLD.search(log)) is None:
             line = process.stderr.readline()

@@ -1,0 +1,211 @@
+"""Small files written by a process beside this one (docs/design.md, "Processes beside"): both sides."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncbackup.catalog.selection import SelectedEntry, State
+from asyncbackup.errors import TargetError
+from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
+from asyncbackup.flow.side_process import SideProcess, fork_side_process
+from asyncbackup.restore.builder import Builder, Written
+from asyncbackup.restore.content import Content
+from asyncbackup.restore.metadata import Privileges
+from asyncbackup.restore.outcome import ContentError, Outcome
+from asyncbackup.restore.overwrite import Overwrite
+from asyncbackup.restore.tree import TargetTree
+
+if TYPE_CHECKING:
+    import mmap
+    import socket
+    from collections.abc import AsyncIterator, Sequence
+
+    from asyncbackup.flow.shared_slots import Slot
+
+SLOT_BYTES = 4 * 1024 * 1024
+"""The contents of a batch, or of a part of a span; no small file is larger."""
+SLOTS = 4
+
+
+class WriteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a :class:`Builder` is made of. ``root`` is a path that leads to the very folder that this
+    process has open, whatever stands at the target's path by now."""
+
+    root: str
+    target: str
+    privileges: Privileges
+    overwrite: Overwrite
+    token: str
+
+
+class WriteRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A file to be written: its content is the ``size`` bytes from ``offset`` of the memory. Where
+    ``content`` is given, it is still to be checked."""
+
+    row: SelectedEntry
+    offset: int
+    size: int
+    content: Content | None
+
+
+class WriteRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Files to be written. ``settings`` are given with the first one of a restore, ``last`` says that the
+    target is to be let go of."""
+
+    rows: list[WriteRow]
+    settings: WriteSettings | None = None
+    last: bool = False
+
+
+class WrittenRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An :class:`Outcome`, without its row. With ``damaged`` the reason is what was found to differ."""
+
+    id: int
+    state: State
+    reason: str
+    bytes_written: int
+    notes: dict[str, int]
+    damaged: bool = False
+
+
+class WriteReply(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What became of the files, in any order, and how long the disk was waited for. ``target_error`` is
+    what every other file would meet as well; what was done before it is told all the same."""
+
+    waited_seconds: float
+    rows: list[WrittenRow]
+    target_error: str = ""
+
+
+def fork_writer() -> SideProcess | None:
+    """The process, not yet asked anything; ``None`` where there is none. See :func:`fork_side_process`."""
+    return fork_side_process(serve_writes, memory_bytes=SLOTS * SLOT_BYTES)
+
+
+class SideWriter:
+    """Writes batches in the other process, one after another. Made by :func:`open_side_writer`."""
+
+    def __init__(self, settings: WriteSettings, calls: SideCalls) -> None:
+        self._settings: WriteSettings | None = settings
+        self._calls = calls
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(WriteReply)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked of it now."""
+        return self._calls.idle
+
+    def take(self, size_bytes: int) -> Slot | None:
+        """Memory to put contents into; ``None`` where they are to be written here: it is all in use, they
+        are too large, or the process is gone."""
+        return self._calls.take(size_bytes)
+
+    async def end(self) -> None:
+        """Let the process let go of the target: nothing more is written."""
+        if self._settings is None:
+            await self._calls.ask(self._encoder.encode(WriteRequest([], last=True)))
+
+    async def write(self, rows: Sequence[WriteRow]) -> tuple[Written, float] | None:
+        """What became of files whose contents are in the memory, and for how many seconds the disk was
+        waited for; ``None`` where they are to be written here, those that were written once more.
+
+        Raises ``TargetError``.
+        """
+        settings, self._settings = self._settings, None
+        answer = await self._calls.ask(self._encoder.encode(WriteRequest(list(rows), settings)))
+        if answer is None:
+            return None
+        reply = self._decoder.decode(answer)
+        if reply.target_error:
+            raise TargetError(reply.target_error)
+        by_id = {row.row.id: row.row for row in rows}
+        written = Written()
+        for told in reply.rows:
+            row = by_id[told.id]
+            if told.damaged:
+                written.damaged.append((row, ContentError(told.reason, damaged=True)))
+            else:
+                outcome = Outcome(
+                    row=row,
+                    state=told.state,
+                    reason=told.reason,
+                    bytes_written=told.bytes_written,
+                    notes=told.notes,
+                )
+                written.outcomes.append(outcome)
+        return written, reply.waited_seconds
+
+
+@asynccontextmanager
+async def open_side_writer(
+    process: SideProcess | None, builder: Builder, *, target: str
+) -> AsyncIterator[SideWriter | None]:
+    """What writes through the process as ``builder`` would; ``None`` where there is no process."""
+    settings = WriteSettings(
+        root=f"/proc/{os.getpid()}/fd/{builder.tree.descriptor}",
+        target=target,
+        privileges=builder.privileges,
+        overwrite=builder.overwrite,
+        token=builder.token,
+    )
+    async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="small files are written") as calls:
+        if calls is None:
+            yield None
+            return
+        writer = SideWriter(settings, calls)
+        try:
+            yield writer
+        finally:
+            await writer.end()
+
+
+def serve_writes(sock: socket.socket, memory: mmap.mmap) -> None:
+    """What the process does: write batch after batch as it is asked to. Blocks."""
+    decoder, encoder = msgspec.msgpack.Decoder(WriteRequest), msgspec.msgpack.Encoder()
+    builder: Builder | None = None
+
+    def answer(request: bytearray, view: memoryview) -> bytes:
+        nonlocal builder
+        asked = decoder.decode(request)
+        if asked.settings is not None:
+            builder = _builder(asked.settings)
+        assert builder is not None, "the first request has the settings"
+        reply = _write(builder, asked.rows, view)
+        if asked.last:
+            builder.tree.close()
+        return encoder.encode(reply)
+
+    answer_calls(sock, memory, answer)
+
+
+def _builder(settings: WriteSettings) -> Builder:
+    return Builder(
+        TargetTree(os.open(settings.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)),
+        target=settings.target,
+        privileges=settings.privileges,
+        overwrite=settings.overwrite,
+        token=settings.token,
+    )
+
+
+def _write(builder: Builder, rows: Sequence[WriteRow], view: memoryview) -> WriteReply:
+    began, computed = time.perf_counter(), time.thread_time()
+    written = Written()
+    error = ""
+    try:
+        for row in rows:
+            builder.write_given(row.row, row.content, view[row.offset : row.offset + row.size], written)
+    except TargetError as reason:
+        error = str(reason)
+    told = [WrittenRow(o.row.id, o.state, o.reason, o.bytes_written, o.notes) for o in written.outcomes]
+    told += [
+        WrittenRow(row.id, State.TODO, damage.reason, 0, {}, damaged=True) for row, damage in written.damaged
+    ]
+    waited_seconds = time.perf_counter() - began - (time.thread_time() - computed)
+    return WriteReply(waited_seconds, told, error)

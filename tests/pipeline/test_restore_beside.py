@@ -1,0 +1,177 @@
+"""Restoring with a process beside that writes small files: the same tree, whatever becomes of it.
+
+The process is a thread here (``tests/side.py``); one that is forked is in ``tests/cli``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncbackup.errors import TargetError
+from asyncbackup.restore.restorer import Restorer
+from asyncbackup.restore.side_writer import SLOT_BYTES, SLOTS, serve_writes
+from tests.pipeline.test_restore_packs import KINDS, backup_of, fill
+from tests.side import dying_side_thread, side_thread
+from tests.unit.restore.backup import Backup, snapshot_of
+from tests.unit.restore.packs import save_packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncbackup.flow.side_process import SideProcess
+    from asyncbackup.model import RunId
+
+MEMORY_BYTES = SLOTS * SLOT_BYTES
+LAYOUTS = ["mirror", *KINDS]
+
+
+async def save(backup: Backup, layout: str | tuple[bool, bool]) -> RunId:
+    if isinstance(layout, str):
+        return await backup.save_tree()
+    return await save_packed(backup, compressed=layout[0])
+
+
+def damage(stored: Path) -> None:
+    content = bytearray(stored.read_bytes())
+    content[len(content) // 2] ^= 1
+    stored.write_bytes(content)
+
+
+@pytest.fixture
+def process() -> Iterator[SideProcess]:
+    with side_thread(serve_writes, memory_bytes=MEMORY_BYTES) as process:
+        yield process
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_tree_comes_back(
+    tmp_path: Path, layout: str | tuple[bool, bool], dies: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = await backup_of(tmp_path, encrypted=layout[1] if isinstance(layout, tuple) else False)
+    fill(backup.source)
+    await save(backup, layout)
+    made = (
+        dying_side_thread(serve_writes, memory_bytes=MEMORY_BYTES, after=1)
+        if dies
+        else side_thread(serve_writes, memory_bytes=MEMORY_BYTES)
+    )
+    caplog.set_level("DEBUG", logger="asyncbackup")
+    with made as process:
+        summary = await backup.restore(writing=process)
+    assert (summary.failures, summary.notes) == ((), ())
+    assert (summary.files_restored, summary.hardlinks, summary.symlinks) == (323, 1, 1)
+    assert snapshot_of(backup.target) == snapshot_of(backup.source)
+    assert (backup.target / "sparse").stat().st_blocks * 512 < 310_000
+    assert ("this one does its work itself" in caplog.text) == dies
+    assert not any(name.startswith(".asyncbackup") for name in os.listdir(backup.target))
+    if not dies:
+        assert "has answered 0 times" not in caplog.text
+
+
+async def test_contents_that_have_no_room_come_in_parts(
+    tmp_path: Path, process: SideProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twelve times the memory of one call, expanded from a few kilobytes in one span."""
+    backup = await backup_of(tmp_path)
+    for number in range(60):
+        (backup.source / f"f{number:02}").write_bytes(b"%02d" % number * 400_000)
+    await save_packed(backup, compressed=True)
+    caplog.set_level("DEBUG", logger="asyncbackup")
+    summary = await backup.restore(writing=process)
+    assert summary.failures == ()
+    assert snapshot_of(backup.target) == snapshot_of(backup.source)
+    told = re.search(r"has answered (\d+) times", caplog.text)
+    assert told is not None
+    assert int(told[1]) > 5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_what_is_damaged_is_named_and_the_rest_restored(
+    tmp_path: Path, process: SideProcess, layout: str | tuple[bool, bool]
+) -> None:
+    backup = await backup_of(tmp_path, encrypted=layout[1] if isinstance(layout, tuple) else False)
+    fill(backup.source)
+    run = await save(backup, layout)
+    if isinstance(layout, str):
+        damage(backup.object_path(run, "a/f077"))
+    else:
+        damage(sorted(backup.destination.rglob("packs/*"))[0])
+    summary = await backup.restore(writing=process)
+    assert summary.failures
+    assert all("damaged" in failure.reason or "authentic" in failure.reason for failure in summary.failures)
+    lost = {failure.path for failure in summary.failures}
+    there, saved = snapshot_of(backup.target), snapshot_of(backup.source)
+    assert not lost & set(there)
+    for path in set(saved) - lost:
+        if os.path.isfile(os.path.join(os.fsencode(backup.source), path)):
+            assert there[path] == saved[path]
+
+
+@pytest.mark.parametrize("layout", ["mirror", KINDS[0]])
+async def test_a_full_disk_ends_the_restore(
+    tmp_path: Path, process: SideProcess, layout: str | tuple[bool, bool]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a tmpfs")
+    try:
+        backup = await backup_of(tmp_path)
+        fill(backup.source)
+        await save(backup, layout)
+        with pytest.raises(TargetError, match="has no space left; free some and restore again"):
+            await backup.restore(target=disk / "target", writing=process)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        summary = await backup.restore(target=disk / "target", writing=process)
+        assert summary.failures == ()
+        assert snapshot_of(disk / "target") == snapshot_of(backup.source)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("overwrite", ["always", "changed", "never"])
+async def test_what_stands_there_is_treated_as_it_was_asked_for(
+    tmp_path: Path, process: SideProcess, overwrite: str
+) -> None:
+    backup = await backup_of(tmp_path)
+    (backup.source / "kept").write_bytes(b"what was saved")
+    (backup.source / "other").write_bytes(b"also saved")
+    await backup.save_tree()
+    backup.target.mkdir()
+    (backup.target / "kept").write_bytes(b"something else")
+    summary = await backup.restore(overwrite=overwrite, writing=process)
+    assert summary.failures == ()
+    expected = b"something else" if overwrite == "never" else b"what was saved"
+    assert (backup.target / "kept").read_bytes() == expected
+    assert (backup.target / "other").read_bytes() == b"also saved"
+
+
+async def test_the_target_that_is_open_here_is_written_to(
+    tmp_path: Path, process: SideProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever puts another folder in the target's place while it is restored gets nothing into it."""
+    backup = await backup_of(tmp_path)
+    (backup.source / "file").write_bytes(b"what was saved")
+    await backup.save_tree()
+    moved = tmp_path / "moved"
+    run = Restorer.run
+
+    async def swap(restorer: Restorer) -> None:
+        backup.target.rename(moved)
+        backup.target.mkdir()
+        await run(restorer)
+
+    monkeypatch.setattr(Restorer, "run", swap)
+    summary = await backup.restore(writing=process)
+    assert summary.failures == ()
+    assert (moved / "file").read_bytes() == b"what was saved"
+    assert os.listdir(backup.target) == []
