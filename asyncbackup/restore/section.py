@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import resource
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 4
-MAX_WORKERS = 128
-"""Downloads at once, whatever the concurrency: with the cached folders, the process stays under
-256 open files."""
+OTHER_FILES = 128
+"""Of the open files that the process may have, those that no connection takes: cached folders, large files
+being written, databases. The rest is for downloads at once, if the concurrency is that high."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TOKEN_DIGITS = 16
 
@@ -259,7 +260,7 @@ async def _restore(
                 stop,
                 side,
                 section=request.section.name,
-                workers=min(concurrency, MAX_WORKERS),
+                workers=_downloads_at_once(concurrency),
             )
             try:
                 await Restorer(
@@ -277,6 +278,12 @@ async def _restore(
                 # What is done stays done, whatever ended the rest.
                 await run_shielded(tally.flush(), what="noting how far the restore came")
                 raise
+
+
+def _downloads_at_once(concurrency: int) -> int:
+    """As many as are wanted, if as many files may be open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return concurrency if limit == resource.RLIM_INFINITY else max(1, min(concurrency, limit - OTHER_FILES))
 
 
 async def _have_moved(request: _Request, resources: _Resources, run: RunId) -> bool:
