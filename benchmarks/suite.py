@@ -177,8 +177,13 @@ def _with(sample: Sample, fields: Mapping[str, object]) -> Sample:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment with the benchmark's credentials where it has none, and no configuration."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RCLONE_", "RESTIC_"))}
+    """This process's environment with the benchmark's credentials where it has none, and no configuration.
+
+    Python's own variables are left out too: where bytecode must not be written (``PYTHONDONTWRITEBYTECODE``),
+    every run of a tool written in it would begin with compiling it, which no installed one does.
+    """
+    foreign = ("PYTHON", "RCLONE_", "RESTIC_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
