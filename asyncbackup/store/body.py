@@ -21,8 +21,10 @@ def buffers_of(body: Body) -> tuple[Buffer, ...]:
 
 def body_size(body: Body) -> int:
     """The body's length in bytes."""
+    if type(body) is memoryview:
+        return body.nbytes  # as nearly every small one is
     if type(body) is bytes:
-        return len(body)  # as nearly every small one is
+        return len(body)
     return sum(memoryview(buffer).nbytes for buffer in buffers_of(body))
 
 

@@ -104,7 +104,10 @@ class Signer:
             signed["x-amz-security-token"] = credentials.token
         form = _form(tuple(signed))
         values = [signed[name] for name in form.names]
-        canonical = f"{method}\n{path}\n{query}\n{form.signed % tuple(map(_trimmed, values))}{payload_sha256}"
+        # Few requests have a value with a space in it, and only those can have any that is not signed.
+        spaced = " " in "".join(values)
+        as_signed = tuple(map(_trimmed, values)) if spaced else tuple(values)
+        canonical = f"{method}\n{path}\n{query}\n{form.signed % as_signed}{payload_sha256}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
 
         day = stamp[:8]

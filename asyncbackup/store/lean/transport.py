@@ -53,12 +53,6 @@ LISTING_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
-@functools.lru_cache(maxsize=256)
-def _is_header_name(name: str) -> bool:
-    """The same few names stand in every request."""
-    return _NAME.fullmatch(name) is not None
-
-
 class LeanTransport:
     """See :class:`~asyncbackup.store.s3_transport.Transport`.
 
@@ -440,11 +434,26 @@ def _nothing() -> None:
 
 
 def _metadata_headers(operation: str, key: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, value in metadata.items():
-        # What is ASCII and printable is from a space to a tilde.
-        if not (_is_header_name(name) and value.isascii() and value.isprintable()):
-            reason = f"not a valid request: the metadata {name!r} cannot stand in a header"
-            raise ObjectRefusedError(operation, key, reason, code="ParamValidation")
-        headers["x-amz-meta-" + name.lower()] = value
-    return headers
+    names = _header_names(tuple(metadata))
+    values = "".join(metadata.values())
+    if names is None or not _is_header_value(values):
+        wrong = next(name for name, value in metadata.items() if not _is_header(name, value))
+        reason = f"not a valid request: the metadata {wrong!r} cannot stand in a header"
+        raise ObjectRefusedError(operation, key, reason, code="ParamValidation")
+    return dict(zip(names, metadata.values(), strict=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _header_names(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The headers that metadata of these names are; ``None`` where one cannot be. The same few sets of
+    them stand in every request."""
+    return tuple(f"x-amz-meta-{n.lower()}" for n in names) if all(map(_NAME.fullmatch, names)) else None
+
+
+def _is_header_value(value: str) -> bool:
+    # What is ASCII and printable is from a space to a tilde.
+    return value.isascii() and value.isprintable()
+
+
+def _is_header(name: str, value: str) -> bool:
+    return _NAME.fullmatch(name) is not None and _is_header_value(value)
