@@ -1,8 +1,8 @@
 """An S3 bucket, or a prefix of one, as a store.
 
 The parts: ``s3_plain`` or ``s3_library`` tells where to send and what to sign with,
-``s3_requests`` sends (slots, deadlines, retries, counts), ``s3_transport`` or ``lean`` does the
-hot operations, ``s3_reader`` reads through breaks, ``s3_objects``, ``s3_uploads`` and
+``s3_requests`` sends (slots, deadlines, retries, counts), ``s3_transport`` and ``s3_multipart``, or
+``lean``, do the hot operations, ``s3_reader`` reads through breaks, ``s3_objects``, ``s3_uploads`` and
 ``s3_listing`` do the rest, ``s3_errors`` translates.
 """
 
@@ -31,11 +31,13 @@ from asyncbackup.store.base import (
 )
 from asyncbackup.store.body import body_size
 from asyncbackup.store.endpoint_clock import EndpointClock
+from asyncbackup.store.lean.multipart import LeanMultipart
 from asyncbackup.store.lean.transport import LeanTransport
 from asyncbackup.store.retry import Clock, RetryPolicy
 from asyncbackup.store.s3_bucket import S3Bucket
 from asyncbackup.store.s3_library import S3Library
 from asyncbackup.store.s3_listing import list_objects, list_uploads
+from asyncbackup.store.s3_multipart import BotoMultipart, Multipart
 from asyncbackup.store.s3_objects import S3Objects
 from asyncbackup.store.s3_plain import FixedKeys, plain_access
 from asyncbackup.store.s3_reader import S3Reader
@@ -57,7 +59,12 @@ class S3Store:
     """See :class:`~asyncbackup.store.base.Store` for what it promises; made by :meth:`connect`."""
 
     def __init__(
-        self, bucket: S3Bucket, requests: S3Requests, transport: Transport, resources: AsyncExitStack
+        self,
+        bucket: S3Bucket,
+        requests: S3Requests,
+        transport: Transport,
+        multipart: Multipart,
+        resources: AsyncExitStack,
     ) -> None:
         self.url = bucket.location.url
         self.slots = requests.slots
@@ -66,7 +73,7 @@ class S3Store:
         self._resources = resources
         self._transport = transport
         self._objects = S3Objects(bucket, requests, transport)
-        self._uploads = S3Uploads(bucket, requests, self._objects)
+        self._uploads = S3Uploads(bucket, requests, self._objects, multipart)
 
     @classmethod
     async def connect(
@@ -112,6 +119,7 @@ class S3Store:
             )
             bucket = S3Bucket(library, location, endpoint=endpoint, storage_class=storage_class)
             transport: Transport = BotoTransport(bucket)
+            multipart: Multipart = BotoMultipart(bucket)
             if settings.transfer == "lean":
                 lean = LeanTransport(
                     bucket,
@@ -120,8 +128,8 @@ class S3Store:
                     endpoint=plain.endpoint if plain is not None else None,
                 )
                 resources.push_async_callback(lean.aclose)
-                transport = lean
-            return cls(bucket, requests, transport, resources.pop_all())
+                transport, multipart = lean, LeanMultipart(bucket, lean)
+            return cls(bucket, requests, transport, multipart, resources.pop_all())
 
     async def aclose(self) -> None:
         await self._resources.aclose()

@@ -15,11 +15,13 @@ from asyncbackup.store.checksums import check_parts, composite_checksum
 from asyncbackup.store.retry import TransientError
 from asyncbackup.store.s3_errors import translated
 from asyncbackup.store.s3_location import is_aws
+from asyncbackup.store.s3_multipart import Checksums
 from asyncbackup.store.s3_transport import check_write
 
 if TYPE_CHECKING:
     from asyncbackup.store.deadline import Deadline
     from asyncbackup.store.s3_bucket import S3Bucket
+    from asyncbackup.store.s3_multipart import Multipart
     from asyncbackup.store.s3_objects import S3Objects
     from asyncbackup.store.s3_requests import S3Requests
 
@@ -28,11 +30,8 @@ COMPLETE_PATIENCE = 5.0
 COPY_PATIENCE = 5.0
 """A part of up to 5 GiB is copied before the answer is complete."""
 
-_CHECKSUM_OPTIONS: tuple[dict[str, str], ...] = (
-    {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"},
-    {"ChecksumAlgorithm": "SHA256"},
-    {},
-)
+_CHECKSUMS = (Checksums.COMPOSITE, Checksums.SHA256, Checksums.NONE)
+"""What an upload asks for, until the endpoint takes it."""
 _REFUSES_OPTION = {
     "InvalidArgument",
     "InvalidRequest",
@@ -46,12 +45,15 @@ _REFUSES_OPTION = {
 class S3Uploads:
     """The multipart operations of one bucket. See :class:`~asyncbackup.store.base.Store`."""
 
-    def __init__(self, bucket: S3Bucket, requests: S3Requests, objects: S3Objects) -> None:
+    def __init__(
+        self, bucket: S3Bucket, requests: S3Requests, objects: S3Objects, multipart: Multipart
+    ) -> None:
         self._bucket = bucket
+        self._multipart = multipart
         self._requests = requests
         self._objects = objects
         self._options = 0
-        """Index of the checksum options that this endpoint was last seen to accept."""
+        """Index of the checksums that this endpoint was last seen to accept."""
         self._plain: set[str] = set()
         """Uploads that were begun without checksums. (A ListParts without them proves nothing.)"""
         self.copies_parts = True if is_aws(bucket.endpoint) else None
@@ -61,38 +63,21 @@ class S3Uploads:
     async def create(self, key: str, metadata: Mapping[str, str]) -> UploadId:
         """Begin an upload, with checksums where the endpoint takes them."""
         while True:
-            options: dict[str, Any] = dict(_CHECKSUM_OPTIONS[self._options])
+            checksums = _CHECKSUMS[self._options]
+
+            async def send(_: Deadline, checksums: Checksums = checksums) -> UploadId:
+                return await self._multipart.begin(key, metadata, checksums)
+
             try:
-                answer = await self._create(key, metadata, options)
+                upload_id = await self._requests.run("CreateMultipartUpload", key, send)
             except StoreError as error:
-                if not options or error.code not in _REFUSES_OPTION:
+                if checksums is Checksums.NONE or error.code not in _REFUSES_OPTION:
                     raise
                 self._options += 1
                 continue
-            upload_id = UploadId(answer["UploadId"])
-            if not options:
+            if checksums is Checksums.NONE:
                 self._plain.add(upload_id)
             return upload_id
-
-    async def _create(
-        self, key: str, metadata: Mapping[str, str], options: dict[str, Any]
-    ) -> Mapping[str, Any]:
-        async def send(_: Deadline) -> Mapping[str, Any]:
-            client = await self._bucket.client()
-            with translated(self._bucket.target("CreateMultipartUpload", key)):
-                answer = await client.create_multipart_upload(
-                    Bucket=self._bucket.name,
-                    Key=self._bucket.full(key),
-                    Metadata=metadata,
-                    **self._bucket.storage_class_option(key),
-                    **options,
-                )
-            if not answer.get("UploadId"):
-                reason = "the answer has no UploadId; is this S3?"
-                raise TransientError("CreateMultipartUpload", key, reason, code="MalformedAnswer")
-            return answer
-
-        return await self._requests.run("CreateMultipartUpload", key, send)
 
     async def copy_part(
         self, source: str, key: str, upload_id: UploadId, number: int, *, offset: int, length: int
@@ -188,34 +173,27 @@ class S3Uploads:
         check_parts(key, parts)
         composite = composite_checksum(part.sha256 for part in parts) if all(p.sha256 for p in parts) else ""
         try:
-            answer = await self._complete(key, upload_id, parts, composite)
+            result = await self._complete(key, upload_id, parts, composite)
         except ObjectMissingError as error:
             made = await self._made(key, parts, composite)
             if made is None:
                 raise error
             result = PutResult(etag=made.etag, checksum=made.checksum)
-        else:
-            result = PutResult(etag=answer["ETag"], checksum=_composite(answer, len(parts)))
         self._plain.discard(upload_id)
         return result
 
     async def _complete(
         self, key: str, upload_id: UploadId, parts: Sequence[PartReceipt], composite: str
-    ) -> Mapping[str, Any]:
+    ) -> PutResult:
         with_checksums = bool(composite) and upload_id not in self._plain
 
-        async def send(_: Deadline) -> Mapping[str, Any]:
-            client = await self._bucket.client()
-            with translated(self._bucket.target("CompleteMultipartUpload", key)):
-                answer = await client.complete_multipart_upload(
-                    Bucket=self._bucket.name,
-                    Key=self._bucket.full(key),
-                    UploadId=upload_id,
-                    MultipartUpload={"Parts": [_completed(part, with_checksums) for part in parts]},
-                )
+        async def send(deadline: Deadline) -> PutResult:
+            answer = await self._multipart.complete(
+                key, upload_id, parts, with_checksums=with_checksums, progress=deadline.progress
+            )
             returned = _composite(answer, len(parts))
             check_write("CompleteMultipartUpload", key, answer, expected=composite if returned else "")
-            return answer
+            return PutResult(etag=answer["ETag"], checksum=returned)
 
         return await self._requests.run("CompleteMultipartUpload", key, send, patience=COMPLETE_PATIENCE)
 
@@ -235,27 +213,16 @@ class S3Uploads:
         """Give an upload up; one that is unknown is gone already."""
 
         async def send(_: Deadline) -> None:
-            client = await self._bucket.client()
-            with translated(self._bucket.target("AbortMultipartUpload", key)):
-                await client.abort_multipart_upload(
-                    Bucket=self._bucket.name, Key=self._bucket.full(key), UploadId=upload_id
-                )
+            await self._multipart.abort(key, upload_id)
 
         with contextlib.suppress(ObjectMissingError):
             await self._requests.run("AbortMultipartUpload", key, send)
         self._plain.discard(upload_id)
 
 
-def _completed(part: PartReceipt, with_checksum: bool) -> Any:
-    completed: dict[str, Any] = {"PartNumber": part.number, "ETag": part.etag}
-    if with_checksum:
-        completed["ChecksumSHA256"] = base64.b64encode(part.sha256).decode()
-    return completed
-
-
-def _composite(answer: Mapping[str, Any], count: int) -> str:
+def _composite(answer: Mapping[str, str], count: int) -> str:
     """The composite checksum of an answer. Some endpoints leave out the ``-N``."""
-    checksum = str(answer.get("ChecksumSHA256", ""))
+    checksum = answer.get("ChecksumSHA256", "")
     return checksum if not checksum or "-" in checksum else f"{checksum}-{count}"
 
 

@@ -237,7 +237,11 @@ async def test_a_complete_that_was_applied(proxy: FaultProxy, through: OpenStore
         assert store.requests["CompleteMultipartUpload"] == 2
 
 
-@pytest.mark.parametrize("body", [error_body("InternalError"), b"", HTML], ids=["error", "empty", "html"])
+@pytest.mark.parametrize(
+    "body",
+    [error_body("InternalError"), b" \n \n" + error_body("SlowDown"), b"", HTML],
+    ids=["error", "error after white space", "empty", "html"],
+)
 async def test_200_with_an_error_is_no_success(proxy: FaultProxy, through: OpenStore, body: bytes) -> None:
     proxy.plan("CompleteMultipartUpload", answering(200, body))
     proxy.plan("CopyObject", answering(200, body))
@@ -249,6 +253,21 @@ async def test_200_with_an_error_is_no_success(proxy: FaultProxy, through: OpenS
 
         await store.copy("key", "copy", metadata={"new": "1"})
         assert (await store.head("copy")).metadata == {"new": "1"}
+
+
+@pytest.mark.parametrize("transfer", ["lean"], indirect=True)
+@pytest.mark.parametrize("body", [error_body("AccessDenied"), error_body("EntityTooLarge")])
+async def test_200_with_a_refusal_is_one(proxy: FaultProxy, through: OpenStore, body: bytes) -> None:
+    proxy.plan("CompleteMultipartUpload", answering(200, body))
+    async with through() as store:
+        upload = await store.create_upload("key", metadata={})
+        part = await store.upload_part("key", upload, 1, PART, sha256=digest(PART))
+        with pytest.raises((AccessDeniedError, ObjectRefusedError)):
+            await store.complete_upload("key", upload, [part])
+        await store.abort_upload("key", upload)
+        with pytest.raises(ObjectMissingError):
+            await store.head("key")
+        assert store.requests["CompleteMultipartUpload"] == 1
 
 
 async def test_an_upload_that_vanished_is_no_success(proxy: FaultProxy, through: OpenStore) -> None:

@@ -148,7 +148,7 @@ async def test_contents_reach_the_socket_as_they_were_read(
         return await part(transport, key, *args, **options)
 
     async def noted_send(connection: Connection, head: bytes, body: Any, *args: Any, **options: Any) -> Any:
-        if body:
+        if body and not bytes(body[:32]).startswith(b"<CompleteMultipartUpload"):
             sent.append(body)
             assert id(body) in given
         return await send(connection, head, body, *args, **options)

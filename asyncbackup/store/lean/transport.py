@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import hashlib
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import msgspec
 from asyncbackup.errors import ObjectRefusedError, StoreError
 from asyncbackup.store.base import Body, ObjectInfo, PartReceipt, PutResult, UploadId
 from asyncbackup.store.body import body_size
+from asyncbackup.store.lean.connection import WHOLE_LIMIT
 from asyncbackup.store.lean.endpoint import Endpoint, EndpointFinder, NotLean
 from asyncbackup.store.lean.listing import listing_page
 from asyncbackup.store.lean.pool import Pool
@@ -99,7 +101,7 @@ class LeanTransport:
         only_if_absent: bool,
         progress: Progress,
     ) -> PutResult:
-        if self._by_library is not False and await self._use_library("PutObject", key):
+        if self._by_library is not False and await self.uses_library("PutObject", key):
             return await self._library.put(
                 key,
                 body,
@@ -109,7 +111,7 @@ class LeanTransport:
                 progress=progress,
             )
         checksum = base64.b64encode(sha256).decode()
-        headers = _metadata_headers("PutObject", key, metadata)
+        headers = metadata_headers("PutObject", key, metadata)
         headers["x-amz-checksum-sha256"] = checksum
         if only_if_absent:
             headers["if-none-match"] = "*"
@@ -122,7 +124,7 @@ class LeanTransport:
     async def upload_part(
         self, key: str, upload_id: UploadId, number: int, body: Body, *, sha256: bytes, progress: Progress
     ) -> PartReceipt:
-        if await self._use_library("UploadPart", key):
+        if await self.uses_library("UploadPart", key):
             return await self._library.upload_part(
                 key, upload_id, number, body, sha256=sha256, progress=progress
             )
@@ -136,7 +138,7 @@ class LeanTransport:
     async def open(
         self, key: str, *, offset: int, length: int | None, if_match: str, described: bool
     ) -> Download:
-        if await self._use_library("GetObject", key):
+        if await self.uses_library("GetObject", key):
             return await self._library.open(
                 key, offset=offset, length=length, if_match=if_match, described=described
             )
@@ -174,10 +176,10 @@ class LeanTransport:
         raise AssertionError("the second attempt returns or raises")
 
     async def head(self, key: str) -> ObjectInfo:
-        if await self._use_library("HeadObject", key):
+        if await self.uses_library("HeadObject", key):
             return await self._library.head(key)
         headers = {"x-amz-checksum-mode": "ENABLED"}
-        answer, _ = await self._ask("HEAD", "HeadObject", key, "", headers)
+        answer, _ = await self.ask("HEAD", "HeadObject", key, "", headers)
         check_write("HeadObject", key, {"ETag": answer.headers.get("etag", "")}, expected="")
         if answer.length < 0:
             reason = "the answer does not say how large the object is"
@@ -186,12 +188,14 @@ class LeanTransport:
         return info_of(key, answer.headers, target, size=answer.length)
 
     async def list_page(self, prefix: str, token: str) -> ListingPage:
-        if await self._use_library(LIST_OBJECTS, prefix):
+        if await self.uses_library(LIST_OBJECTS, prefix):
             return await self._library.list_page(prefix, token)
         parameters = {"list-type": "2", "encoding-type": "url", "prefix": self._bucket.full(prefix)}
         if token:
             parameters["continuation-token"] = token
-        answer, body = await self._ask("GET", LIST_OBJECTS, prefix, encoded_query(parameters), {})
+        answer, body = await self.ask(
+            "GET", LIST_OBJECTS, prefix, encoded_query(parameters), {}, of_bucket=True, limit=LISTING_LIMIT
+        )
         page = listing_page(body)
         if page is None:
             # What is no listing may be an error, said after "200 OK".
@@ -200,26 +204,49 @@ class LeanTransport:
                 raise refusal(answer.status, answer.headers, body, target) or no_listing(LIST_OBJECTS, prefix)
         return page
 
-    async def _ask(
-        self, method: str, operation: str, key: str, query: str, headers: dict[str, str]
+    async def ask(
+        self,
+        method: str,
+        operation: str,
+        key: str,
+        query: str,
+        headers: dict[str, str],
+        *,
+        body: bytes | None = None,
+        progress: Progress | None = None,
+        of_bucket: bool = False,
+        limit: int = WHOLE_LIMIT,
     ) -> tuple[AnswerParser, bytes]:
-        """The answer to a request without a body, whole. ``key`` is of an object unless there is a query."""
+        """The answer to a request that has no body or a short one, at most ``limit`` bytes of it.
+
+        ``of_bucket`` asks the bucket, not the object. A success may still have an error in its body.
+        Raises ``StoreError`` and its children, ``TransientError`` among them.
+        """
         target = self._bucket.target(operation, key)
-        bodiless, path_key = method == "HEAD", None if query else key
+        bodiless, path_key = method == "HEAD", None if of_bucket else key
+        content, size = body or b"", -1 if body is None else len(body)
         with translated(target):
+            payload_sha256 = hashlib.sha256(content).hexdigest() if content else EMPTY_SHA256
             for followed in (False, True):
                 route = self._routed()
-                head = await self._head_of(route, method, path_key, query, headers, EMPTY_SHA256)
+                head = await self._head_of(route, method, path_key, query, headers, payload_sha256, size=size)
                 connection = await route.pool.take()
                 try:
-                    await connection.send(head, b"", 0, expect=False, progress=_nothing, bodiless=bodiless)
+                    await connection.send(
+                        head,
+                        content,
+                        len(content),
+                        expect=False,
+                        progress=progress or _nothing,
+                        bodiless=bodiless,
+                    )
                     answer = await connection.head()
-                    body = b"" if bodiless else await connection.whole(limit=LISTING_LIMIT)
+                    said = b"" if bodiless else await connection.whole(limit=limit)
                 finally:
                     route.pool.give(connection)
                 if answer.status < 300:
-                    return answer, body
-                error = refusal(answer.status, answer.headers, body, target)
+                    return answer, said
+                error = refusal(answer.status, answer.headers, said, target)
                 assert error is not None, "no status from 300 on is a success"
                 if followed or not await self._elsewhere(route, answer.status, error):
                     raise error
@@ -303,8 +330,11 @@ class LeanTransport:
         waits = "expect: 100-continue\r\n" if expect else ""
         return f"{method} {target} HTTP/1.1\r\n{lines}{route.fixed_lines}{length}{waits}\r\n".encode()
 
-    async def _use_library(self, operation: str, key: str) -> bool:
-        """Whether this request is not for the lean path. Finds the endpoint the first time."""
+    async def uses_library(self, operation: str, key: str) -> bool:
+        """Whether this request is not for the lean path. Finds the endpoint the first time.
+
+        Raises as :func:`~asyncbackup.store.s3_errors.translate` does.
+        """
         if self._by_library is None:
             with translated(self._bucket.target(operation, key)):
                 async with self._finding:
@@ -433,7 +463,8 @@ def _nothing() -> None:
     pass
 
 
-def _metadata_headers(operation: str, key: str, metadata: Mapping[str, str]) -> dict[str, str]:
+def metadata_headers(operation: str, key: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The headers of an object's metadata. Raises ``ObjectRefusedError`` for what cannot stand in one."""
     names = _header_names(tuple(metadata))
     values = "".join(metadata.values())
     if names is None or not _is_header_value(values):

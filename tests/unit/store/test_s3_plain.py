@@ -161,8 +161,13 @@ async def main(url, endpoint):
             await store.head("two")
         except ObjectMissingError:
             pass
+        upload = await store.create_upload("two", metadata={"mtime": "1.5"})
+        part = await store.upload_part("two", upload, 1, b"part", sha256=hashlib.sha256(b"part").digest())
+        await store.complete_upload("two", upload, [part])
+        assert await store.get("two", limit=10) == b"part"
+        await store.abort_upload("three", await store.create_upload("three", metadata={}))
         print(sorted({"aiobotocore", "aiohttp", "botocore"} & set(sys.modules)))
-        await store.delete(["one"])
+        await store.delete(["one", "two"])
         assert [info.key async for page in store.list("") for info in page] == []
         print(sorted({"aiobotocore", "aiohttp", "botocore"} & set(sys.modules)))
 
