@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
     from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.buffers import SpareBuffers
     from asyncbackup.flow.workers import ThreadGate
     from asyncbackup.model import Entry, SourceEntry
 
@@ -44,12 +45,21 @@ class ClosableFile(Protocol):
 class LargeFile:
     """An open file; ``entry`` is its state when it was opened, without digest and extent."""
 
-    def __init__(self, file: RawFile, entry: Entry, status: os.stat_result, gate: ThreadGate) -> None:
+    def __init__(
+        self,
+        file: RawFile,
+        entry: Entry,
+        status: os.stat_result,
+        gate: ThreadGate,
+        buffers: SpareBuffers,
+    ) -> None:
         self.entry = entry
         self._file = file
         self._status = status
         self._gate = gate
+        self._buffers = buffers
         self._content = hashlib.sha256()
+        self._counted = False
 
     @property
     def path(self) -> bytes:
@@ -60,12 +70,13 @@ class LargeFile:
         """Its ``fstat`` when it was opened."""
         return self._status
 
-    async def blocks(self, budget: ByteBudget, block_size: int) -> AsyncGenerator[bytearray, None]:
+    async def blocks(self, budget: ByteBudget, block_size: int) -> AsyncGenerator[memoryview, None]:
         """The content in blocks of ``block_size`` bytes, the last one shorter.
 
         Each block's bytes are taken from the budget before it is read; the
-        caller releases them. Raises ``SourceError`` where the file cannot be
-        read, or gives fewer or more bytes than it had when it was opened.
+        caller releases them. Its memory is used again once nobody views it.
+        Raises ``SourceError`` where the file cannot be read, or gives fewer or
+        more bytes than it had when it was opened.
         """
         remaining = self.entry.size
         while remaining:
@@ -78,6 +89,8 @@ class LargeFile:
                 raise
             remaining -= length
             yield block
+            # While this waits for room for the next one, it must not hold on to this one.
+            del block
         if await self._read_on():
             raise SourceError(self.path, "it became longer while it was read")
 
@@ -93,13 +106,12 @@ class LargeFile:
         except OSError as error:
             raise SourceError(self.path, f"cannot read: {error.strerror}") from error
 
-    async def _fill(self, length: int) -> bytearray:
-        block = bytearray(length)
-        view = memoryview(block)
+    async def _fill(self, length: int) -> memoryview:
+        block = self._buffers.take(length)
         filled = 0
         while filled < length:
             try:
-                count = await self._file.readinto(view[filled:])
+                count = await self._file.readinto(block[filled:])
             except OSError as error:
                 raise SourceError(self.path, f"cannot read: {error.strerror}") from error
             if not count:
@@ -113,14 +125,17 @@ class LargeFile:
         except OSError as error:
             raise SourceError(self.path, f"cannot read: {error.strerror}") from error
 
-    async def digest_block(self, block: bytearray, *, alone: bool) -> bytes:
+    async def digest_block(self, block: memoryview, *, alone: bool) -> bytes:
         """Count a block into the content's digest; with ``alone`` also give its own SHA-256."""
+        return await self._gate.run(self._count, block, alone)
 
-        def update() -> bytes:
-            self._content.update(block)
-            return hashlib.sha256(block).digest() if alone else b""
-
-        return await self._gate.run(update)
+    def _count(self, block: memoryview, alone: bool) -> bytes:
+        self._content.update(block)
+        first, self._counted = not self._counted, True
+        if not alone:
+            return b""
+        # The first block is all that was counted so far.
+        return self._content.digest() if first else hashlib.sha256(block).digest()
 
     async def finish(self) -> Entry:
         """The entry with its digest. Raises ``SourceError`` if the file changed since it was opened."""
@@ -139,8 +154,13 @@ class LargeFile:
 
 
 @asynccontextmanager
-async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncIterator[LargeFile]:
-    """Open a file of the tree for the length of a block. Raises ``SourceError``."""
+async def open_large(
+    root: bytes, seen: SourceEntry, gate: ThreadGate, buffers: SpareBuffers
+) -> AsyncIterator[LargeFile]:
+    """Open a file of the tree for the length of a block, to be read into ``buffers``.
+
+    Raises ``SourceError``.
+    """
 
     def opener(_: str, __: int) -> int:
         with folder_descriptor(root, seen.folder) as folder:
@@ -157,7 +177,7 @@ async def open_large(root: bytes, seen: SourceEntry, gate: ThreadGate) -> AsyncI
         raise
     try:
         status, entry = await gate.run(_look_at, file.fileno(), seen)
-        yield LargeFile(file, entry, status, gate)
+        yield LargeFile(file, entry, status, gate, buffers)
     finally:
         # A cancelled call that waits for its thread never runs.
         await run_shielded(file.close(), what="closing a file")

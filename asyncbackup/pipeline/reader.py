@@ -37,7 +37,10 @@ from asyncbackup.pipeline.small_reader import SmallReader, SmallResults
 from asyncbackup.pipeline.underway import Sharer, Underway
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from asyncbackup.flow.budget import ByteBudget
+    from asyncbackup.flow.buffers import SpareBuffers
     from asyncbackup.flow.channel import Receiver, Sender
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.flow.workers import ThreadGate
@@ -80,8 +83,10 @@ class Reader:
         holdings: Holdings | None = None,
         side: SideReader | None = None,
         *,
+        buffers: SpareBuffers,
         tasks: int = 1,
     ) -> None:
+        """``buffers`` are for the blocks of large files, and forgotten whenever none is read."""
         self._settings = settings
         self._side = side
         self._holdings = holdings
@@ -89,6 +94,8 @@ class Reader:
         """By the size of every large file so far: two of one size may be copies."""
         self._budget = budget
         self._gate = gate
+        self._buffers = buffers
+        self._reading_large = 0
         self._stop = stop
         self._small = SmallReader(settings.reading)
         self._pace = Pace(gate, tasks)
@@ -204,18 +211,29 @@ class Reader:
 
     async def _read_large(self, change: Change, to: Outlets, *, attempts: int = READ_ATTEMPTS) -> None:
         """Send a large file, unless the section is packed and holds its content already."""
-        if self._holdings is None:
-            resized = await self._send_large(change, to, attempts=attempts)
-        else:
-            size = change.entry.size
-            # A copy that is read beside its original could not know of it.
-            async with self._same_size.setdefault(size, asyncio.Lock()):
-                if await self._holdings.may_hold_size(size) and await self._share_large(change, to):
-                    return
-                resized = await self._send_large(change, to, attempts=attempts)
+        self._reading_large += 1
+        try:
+            resized = await self._share_or_send_large(change, to, attempts=attempts)
+        finally:
+            self._reading_large -= 1
+            if not self._reading_large:
+                self._buffers.forget()
         if resized is not None:
             change, attempts = resized
             await self._read_resized(change, to, attempts=attempts)
+
+    async def _share_or_send_large(
+        self, change: Change, to: Outlets, *, attempts: int
+    ) -> tuple[Change, int] | None:
+        """As :meth:`_send_large`."""
+        if self._holdings is None:
+            return await self._send_large(change, to, attempts=attempts)
+        size = change.entry.size
+        # A copy that is read beside its original could not know of it.
+        async with self._same_size.setdefault(size, asyncio.Lock()):
+            if await self._holdings.may_hold_size(size) and await self._share_large(change, to):
+                return None
+            return await self._send_large(change, to, attempts=attempts)
 
     async def _share_large(self, change: Change, to: Outlets) -> bool:
         """Read a large file for its digest; whether its content is held, so that nothing is to be sent."""
@@ -247,9 +265,12 @@ class Reader:
         await to.batches.send(PackBatch(items=[item], leased=0))
         return True
 
+    def _open(self, change: Change) -> AbstractAsyncContextManager[LargeFile]:
+        return open_large(self._settings.root, change.entry, self._gate, self._buffers)
+
     async def _digest_large(self, change: Change) -> Entry | None:
         """A large file's entry with its digest; ``None`` where a stop was requested meanwhile."""
-        async with open_large(self._settings.root, change.entry, self._gate) as file:
+        async with self._open(change) as file:
             return await self._digest(file)
 
     async def _digest(self, file: LargeFile) -> Entry | None:
@@ -259,6 +280,7 @@ class Reader:
                     await file.digest_block(block, alone=False)
                 finally:
                     self._budget.release(len(block))
+                    del block
                 if self._stop.requested:
                     return None
         return await file.finish()
@@ -271,14 +293,14 @@ class Reader:
         for attempt in range(attempts):
             try:
                 if change.action is Action.RECHECK:
-                    async with open_large(self._settings.root, change.entry, self._gate) as file:
+                    async with self._open(change) as file:
                         outcome = await self._recheck(change, file)
                     if outcome is not None:
                         await to.outcomes.send(outcome)
                         return None
                 if self._stop.requested:
                     return None
-                async with open_large(self._settings.root, change.entry, self._gate) as file:
+                async with self._open(change) as file:
                     seen = msgspec.structs.replace(change, entry=source_entry(change.entry, file.status))
                     # As it was sorted: a file that is large by the header that it might get stays so.
                     shrunk = self._cost(seen) <= self._whole_bytes
@@ -348,6 +370,7 @@ class Reader:
                             leased=len(block),
                         )
                         await payloads.send(part)
+                        del part
                     elif number in sent:
                         self._budget.release(len(block))
                         if sent[number] != sha256:
@@ -358,6 +381,9 @@ class Reader:
                             upload=upload, number=number, body=block, sha256=sha256, leased=len(block)
                         )
                         await payloads.send(part)
+                        del part
+                    # While this waits for the next block it must not hold on to this one.
+                    del block
                     if upload.abandoned:
                         await payloads.send(AbandonUpload(upload=upload))
                         return True

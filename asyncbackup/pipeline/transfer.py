@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
+from asyncbackup.flow.buffers import SpareBuffers
 from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender, open_channel
 from asyncbackup.flow.stopwatch import Stopwatch
 from asyncbackup.flow.workers import ThreadGate
@@ -68,14 +69,19 @@ class Transfer:
         self._settings = settings
         compressing = COMPRESSOR_TASKS if settings.zstd_level else 0
         sealing = ENCRYPTOR_TASKS if settings.sealed else 0
+        # As many large buffers as the budget has room for, and those that are just being sealed into.
+        parts = max(1, settings.memory_limit_bytes // settings.part_size_bytes) + sealing
+        buffers = SpareBuffers(keep=parts)
         threads = READER_TASKS + bool(holdings) + compressing + sealing
         self._gate = ThreadGate("transfer", threads)
-        self._reader = Reader(settings, self.budget, self._gate, stop, holdings, side, tasks=READER_TASKS)
+        self._reader = Reader(
+            settings, self.budget, self._gate, stop, holdings, side, buffers=buffers, tasks=READER_TASKS
+        )
         self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
         self._compressor = (
             Compressor(settings.zstd_level, self.budget, self._gate) if settings.zstd_level else None
         )
-        self._encryptor = Encryptor(settings, settings.key, self._gate) if settings.key else None
+        self._encryptor = Encryptor(settings, settings.key, self._gate, buffers) if settings.key else None
         self._uploader = Uploader(settings, store, self.budget, journal, counters, stop)
 
     @property

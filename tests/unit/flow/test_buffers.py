@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncbackup.flow.buffers import SpareBuffers
+from asyncbackup.flow.buffers import IDLE_TAKES, SpareBuffers
 
 
 def test_a_buffer_is_given_out_again_once_its_views_are_gone() -> None:
@@ -54,3 +54,28 @@ def test_one_that_is_too_small_makes_way() -> None:
 def test_nothing_can_be_asked_for() -> None:
     spare = SpareBuffers(keep=1)
     assert [len(spare.take(size)) for size in (0, 0, 1)] == [0, 0, 1]
+
+
+def test_one_that_is_not_needed_for_long_is_let_go() -> None:
+    spare = SpareBuffers(keep=3)
+    both = [spare.take(10), spare.take(10)]
+    del both
+    for _ in range(IDLE_TAKES * 3 - 1):
+        spare.take(10)
+    both = [spare.take(10), spare.take(10)]
+    assert spare.made == 2, "now and then is often enough"
+    del both
+    for _ in range(IDLE_TAKES * 3 + 1):
+        spare.take(10)
+    both = [spare.take(10), spare.take(10)]
+    assert (len(both), spare.made) == (2, 3)
+
+
+def test_what_is_forgotten_stays_with_those_who_view_it() -> None:
+    spare = SpareBuffers(keep=1)
+    view = spare.take(10)
+    view[:] = b"0123456789"
+    spare.forget()
+    spare.take(10)[:] = bytes(10)
+    assert bytes(view) == b"0123456789"
+    assert spare.made == 2

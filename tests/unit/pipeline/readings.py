@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.budget import ByteBudget
+from asyncbackup.flow.buffers import SpareBuffers
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
@@ -93,7 +94,8 @@ class Reading:
         self.budget = ByteBudget(settings.memory_limit_bytes)
         self.stop = stop or StopRequest()
         self.gate = ThreadGate("read", 4)
-        self.reader = Reader(settings, self.budget, self.gate, self.stop)
+        self.buffers = SpareBuffers(keep=4)
+        self.reader = Reader(settings, self.budget, self.gate, self.stop, buffers=self.buffers)
         self.payloads: list[Payload] = []
         self.outcomes: list[Outcome] = []
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.errors import AuthenticationError
+from asyncbackup.flow.buffers import SpareBuffers
 from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.envelope import CHUNK_SIZE, HEADER_SIZE, MAGIC, Opener, sealed_size
@@ -100,7 +101,8 @@ class Sealing:
 
     def __init__(self, *, capacity: int = 4, threads: int = 2) -> None:
         self.gate = ThreadGate("seal", threads)
-        self.encryptor = Encryptor(SETTINGS, KEY, self.gate)
+        self.buffers = SpareBuffers(keep=4)
+        self.encryptor = Encryptor(SETTINGS, KEY, self.gate, self.buffers)
         self.into: Sender[Payload]
         self.into, self._received = open_channel("payloads", capacity)
         self._sealed_in: Sender[Payload]
@@ -349,3 +351,44 @@ async def test_packs_are_sealed_into_the_same_memory() -> None:
                 assert sealed.body_sha256 == hashlib.sha256(sealed.body).digest()
                 del sealed
     assert sealing.encryptor.sealed_packs.made == 1
+
+
+async def test_parts_are_sealed_into_memory_that_is_used_again_and_their_plaintext_is_let_go() -> None:
+    content = os.urandom(6 * READ)
+    upload = large(b"f", len(content))
+    sealing = Sealing(threads=1)
+    plain, stored = SpareBuffers(keep=1), bytearray()
+    async with sealing.running(tasks=1):
+        with sealing.into:
+            for number in range(1, 7):
+                block = plain.take(READ)
+                block[:] = content[(number - 1) * READ : number * READ]
+                await sealing.into.send(
+                    PartPayload(upload=upload, number=number, body=block, sha256=b"", leased=READ)
+                )
+                del block
+                part = await sealing.out.receive()
+                assert isinstance(part, PartPayload)
+                stored += part.body
+                del part
+                # The thread lets go of a call only after its result is there.
+                await sealing.gate.run(int)
+            await sealing.into.send(UploadEnd(upload=upload, entry=upload.entry, part_count=6, bytes_read=0))
+        async for payload in sealing.out:
+            if isinstance(payload, PartPayload):
+                stored += payload.body
+    assert opened("files/f", bytes(stored)) == content
+    assert plain.made == 1
+    assert sealing.buffers.made == 1
+
+
+async def test_bodies_are_sealed_a_few_to_a_hop_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncbackup.pipeline.encryptor.HOP_BYTES", 250)
+    sealing = Sealing(capacity=BATCH_PAYLOADS)
+    await sealing.into.send_all([whole(b"%d" % number, bytes(100)) for number in range(5)])
+    sealing.into.close()
+    sealed = await sealing.seal([], tasks=1)
+    assert [payload.entry.path for payload in sealed if isinstance(payload, WholePayload)] == [
+        b"%d" % number for number in range(5)
+    ]
+    assert sealing.gate.hops == 3

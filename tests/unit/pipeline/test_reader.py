@@ -10,10 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from asyncbackup.flow.buffers import SpareBuffers
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.model import Action, Entry, Extent, UploadReceipt
 from asyncbackup.pipeline import attributes
@@ -24,6 +26,9 @@ from asyncbackup.pipeline.results import Unchanged
 from asyncbackup.resume import PartRecord, ResumableUpload
 from tests.unit.flow.turns import settle
 from tests.unit.pipeline.readings import MIB, RUN, Reading, see, transfer_settings, upload
+
+if TYPE_CHECKING:
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
 
 PART = 5 * MIB
 EARLIER = "20260101T000000Z-0000"
@@ -74,6 +79,22 @@ def append(path: Path, data: bytes = b"!") -> None:
         file.write(data)
 
 
+class Dropping(Reading):
+    """Takes payloads as an uploader does, which lets go of their bodies."""
+
+    def __init__(self, settings: TransferSettings) -> None:
+        super().__init__(settings)
+        self.content = hashlib.sha256()
+        self.made = 0
+
+    async def took(self, payload: Payload) -> None:
+        if isinstance(payload, PartPayload):
+            self.content.update(payload.body)
+        await super().took(payload)
+        self.payloads.clear()
+        self.made = self.buffers.made
+
+
 # Large files
 
 
@@ -96,6 +117,17 @@ async def test_a_large_file_comes_in_parts(tmp_path: Path, size: int, parts: lis
     assert len({part.upload for part in sent} | {end.upload}) == 1
     assert (end.upload.part_size, end.upload.stored_size, end.upload.run) == (PART, size, RUN)
     assert reading.budget.in_use_bytes == 0
+
+
+async def test_a_large_file_is_read_into_memory_that_is_used_again(tmp_path: Path) -> None:
+    content = large(tmp_path, 40 * PART)
+    reading = Dropping(transfer_settings(tmp_path))
+    await reading.read(upload(see(tmp_path, b"large")))
+    assert reading.content.digest() == hashlib.sha256(content).digest()
+    # One is being taken, one waits in the channel, one for a place there, and one is being read.
+    assert 1 <= reading.buffers.made <= 4
+    reading.buffers.take(PART)
+    assert reading.buffers.made > reading.made, "nothing is kept once no large file is read"
 
 
 async def test_a_file_of_exactly_one_part_is_sent_whole(tmp_path: Path) -> None:
@@ -535,7 +567,9 @@ async def test_cancelled_while_a_file_is_opened_or_closed_it_does_not_stay_open(
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with open_large(os.fsencode(tmp_path), see(tmp_path, b"large"), reading.gate):
+        async with open_large(
+            os.fsencode(tmp_path), see(tmp_path, b"large"), reading.gate, SpareBuffers(keep=1)
+        ):
             entered.set()
             await leave.wait()
 
