@@ -29,8 +29,8 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
 
 @pytest.fixture(scope="session")
 def memory_s3() -> Iterator[S3Endpoint]:
-    """One server of the benchmarks for the whole session."""
-    with local_server() as server:
+    """One server of the benchmarks for the whole session, one that checks what it is sent."""
+    with local_server(["--check-bodies"]) as server:
         yield S3Endpoint(name="memory", url=server.url)
 
 

@@ -52,6 +52,11 @@ def _arguments() -> argparse.Namespace:
         metavar="[OP=]N",
         help="answer more of an operation with 503 SlowDown",
     )
+    add(
+        "--check-bodies",
+        action="store_true",
+        help="real MD5 as ETags, and refuse bodies that differ from the MD5 or SHA-256 that came along",
+    )
     add("--seed", type=int, default=1, help="of faults and jitter")
     add("--bucket", action="append", default=[], help="make this bucket")
     add("--max-seconds", type=float, default=3600.0, help="end by itself after so long")
@@ -71,6 +76,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         incoming=Pace(arguments.total_mbit * _MBIT_BYTES),
         outgoing=Pace(arguments.total_mbit * _MBIT_BYTES),
         connection_bytes_per_second=arguments.bandwidth_mbit * _MBIT_BYTES,
+        checks_bodies=arguments.check_bodies,
     )
     for name in arguments.bucket:
         service.buckets.create(name)

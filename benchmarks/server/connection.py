@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from benchmarks.server.content import Chunks, Content
 from benchmarks.server.faults import ConnectionFault
-from benchmarks.server.message import CHECKSUM, Request, Response, S3Error, error_response
+from benchmarks.server.message import CHECKSUM, Buffer, Request, Response, S3Error, error_response
 from benchmarks.server.pace import TURN_BYTES, Pace
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ _SHORTEST_PAUSE = 0.002
 _SIDE_PATH = "/_"
 
 
-class Connection(asyncio.Protocol):
-    """Answers one request after another, in order. 100 Continue is sent at once, without latency."""
+class Connection(asyncio.BufferedProtocol):
+    """Answers one request after another, in order. 100 Continue is sent at once, without latency.
+
+    Bytes arrive in the service's one buffer, or in the memory of a large body itself.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -32,11 +35,12 @@ class Connection(asyncio.Protocol):
         self._incoming = Pace(service.connection_bytes_per_second)
         self._outgoing = Pace(service.connection_bytes_per_second)
         self._buffer = b""
+        self._room: memoryview | None = None
         self._feeding = False
         self._answering = False
         self._request: Request | None = None
         self._operation = ""
-        self._content = Content(with_sha256=False)
+        self._content = Content(checked=False, with_sha256=False)
         self._left = 0
         self._received = 0
         self._framing: Chunks | None = None
@@ -59,9 +63,24 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._room = None
+        if self._request is not None and not self._answering:
+            self._room = self._content.room
+        return self._service.scratch if self._room is None else self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._incoming.limited or self._service.incoming.limited:
-            self._slow(len(data))
+            self._slow(nbytes)
+        if self._room is not None:
+            self._room = None
+            self._left -= nbytes
+            self._received += nbytes
+            self._content.received(nbytes)
+            if not self._left:
+                self._complete()
+            return
+        data = bytes(self._service.scratch[:nbytes])
         if self._buffer:
             data = self._buffer + data
         self._feed(data)
@@ -107,7 +126,7 @@ class Connection(asyncio.Protocol):
         if not length.isdecimal():
             raise S3Error(400, "BadRequest", "Content-Length is not a number")
         announced = CHECKSUM in headers or headers.get("x-amz-trailer") == CHECKSUM
-        self._content = Content(with_sha256=announced)
+        self._content = Content(checked=self._service.checks_bodies, with_sha256=announced)
         self._received = 0
         self._left = int(length)
         self._framing = self._decoder = None
@@ -119,6 +138,8 @@ class Connection(asyncio.Protocol):
             sink = self._decode
         if headers.get("transfer-encoding", "").lower() == "chunked":
             self._framing = Chunks(sink, self._content.trailers)
+        if self._framing is None and self._decoder is None:
+            self._content.expect(self._left)
         self._request, self._operation = request, ""
         self._service.counters.begin()
         if headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
@@ -220,7 +241,7 @@ class Connection(asyncio.Protocol):
             self._feed(data)
 
 
-def _turns(pieces: tuple[bytes | memoryview, ...]) -> Iterator[memoryview]:
+def _turns(pieces: tuple[Buffer, ...]) -> Iterator[memoryview]:
     for piece in pieces:
         view = memoryview(piece)
         for start in range(0, len(view), TURN_BYTES):

@@ -1,40 +1,126 @@
-"""Bodies on their way in: hashed as they come, and taken out of their chunks."""
+"""Bodies on their way in: kept where they arrive, hashed as they come if asked for, taken out of chunks."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
-from collections.abc import Callable
+import itertools
+import mmap
+from collections.abc import Callable, Sequence
 
-from benchmarks.server.message import S3Error
+from benchmarks.server.message import Buffer, S3Error
 
 _LINE_BYTES = 8192
 """The longest line between chunks: a size, a signature, or a trailer."""
+_IN_PLACE_BYTES = 64 * 1024
+"""From here on a body of known length is received into the memory that keeps it."""
+_HUGE_BYTES = 4 * 1024 * 1024
+"""From here on that memory is asked for in large pages: small ones cost more than receiving into them."""
+_SHA256_BYTES = 32
+_numbers = itertools.count(1)
 
 
 class Content:
-    """What a body holds. Hashes grow with it, so that no large one is hashed in one go."""
+    """What a body holds.
 
-    __slots__ = ("_pieces", "md5", "sha256", "size", "trailers")
+    ``checked``: its MD5 is the ETag, and it is hashed to be compared with what came along, as it
+    grows, so that no large one is hashed in one go. Otherwise nobody looks at it, ETags are
+    numbers, and a SHA-256 that came along is taken for its word.
+    """
 
-    def __init__(self, *, with_sha256: bool) -> None:
+    __slots__ = ("_filled", "_pieces", "_whole", "checked", "md5", "sha256", "size", "trailers")
+
+    def __init__(self, *, checked: bool, with_sha256: bool) -> None:
+        self.checked = checked
         self._pieces: list[bytes] = []
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.sha256 = hashlib.sha256() if with_sha256 else None
+        self._whole: memoryview | None = None
+        self._filled = 0
+        self.md5 = hashlib.md5(usedforsecurity=False) if checked else None
+        self.sha256 = hashlib.sha256() if checked and with_sha256 else None
         self.size = 0
         self.trailers: dict[str, str] = {}
 
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self.size += len(piece)
-        self.md5.update(piece)
-        if self.sha256 is not None:
-            self.sha256.update(piece)
+    def expect(self, size: int) -> None:
+        """Have memory for a body of ``size`` bytes, if it is large enough for that to pay."""
+        if size >= _HUGE_BYTES:
+            memory = mmap.mmap(-1, size)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            self._whole = memoryview(memory)
+        elif size >= _IN_PLACE_BYTES:
+            self._whole = memoryview(bytearray(size))
 
-    def take(self) -> bytes:
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes can be received; ``None`` where they are to be given to :meth:`add`."""
+        return None if self._whole is None else self._whole[self._filled :]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were put where :attr:`room` begins."""
+        assert self._whole is not None
+        begin, self._filled = self._filled, self._filled + count
+        self._count(self._whole[begin : self._filled])
+
+    def add(self, piece: bytes) -> None:
+        if self._whole is None:
+            self._pieces.append(piece)
+            self._count(piece)
+        else:
+            self._whole[self._filled : self._filled + len(piece)] = piece
+            self.received(len(piece))
+
+    def take(self) -> Buffer:
         """All of it; what was collected is given away."""
+        if self._whole is not None:
+            return self._whole
         whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         return whole
+
+    def text(self) -> str:
+        """All of it, as text. Raises ``S3Error``."""
+        try:
+            return bytes(self.take()).decode()
+        except UnicodeDecodeError:
+            raise S3Error(400, "MalformedXML", "not UTF-8") from None
+
+    def etag(self) -> str:
+        """An ETag for this body."""
+        return self.md5.hexdigest() if self.md5 is not None else new_etag()
+
+    def etag_of(self, pieces: Sequence[Buffer]) -> str:
+        """An ETag for another content, as this one would get it."""
+        if not self.checked:
+            return new_etag()
+        md5 = hashlib.md5(usedforsecurity=False)
+        for piece in pieces:
+            md5.update(piece)
+        return md5.hexdigest()
+
+    def digest(self, told: str) -> bytes:
+        """Its SHA-256, which came along as ``told`` in base64. Raises ``S3Error`` for what is none."""
+        if self.sha256 is not None:
+            return self.sha256.digest()
+        try:
+            digest = base64.b64decode(told, validate=True)
+        except (binascii.Error, ValueError):
+            digest = b""
+        if len(digest) != _SHA256_BYTES:
+            raise S3Error(400, "InvalidRequest", "Value for x-amz-checksum-sha256 header is invalid.")
+        return digest
+
+    def _count(self, piece: Buffer) -> None:
+        self.size += len(piece)
+        if self.md5 is not None:
+            self.md5.update(piece)
+            if self.sha256 is not None:
+                self.sha256.update(piece)
+
+
+def new_etag(parts: int = 1) -> str:
+    """One that nobody takes for an MD5: it has the form of a multipart object's."""
+    return f"{next(_numbers):032x}-{parts}"
 
 
 class Chunks:

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple
 
-from benchmarks.server.message import S3Error
+from benchmarks.server.message import Buffer, S3Error
 
 _AFTER_ALL = "\U0010ffff"
 
@@ -26,7 +26,7 @@ class StoredObject:
 
     def __init__(
         self,
-        parts: tuple[bytes, ...],
+        parts: tuple[Buffer, ...],
         *,
         etag: str,
         headers: dict[str, str],
@@ -66,7 +66,7 @@ class StoredObject:
 class Part(NamedTuple):
     """One part of an unfinished upload."""
 
-    body: bytes
+    body: Buffer
     etag: str
     sha256: bytes
     modified: float

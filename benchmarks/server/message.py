@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
@@ -10,6 +11,10 @@ XML_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 XML_NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 CHECKSUM = "x-amz-checksum-sha256"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+Buffer: TypeAlias = bytes | memoryview
+"""Bytes of a body. Views are of bytes, so their length is theirs."""
 
 
 class S3Error(Exception):
@@ -69,7 +74,7 @@ class Response:
         self,
         status: int = 200,
         headers: str = "",
-        pieces: tuple[bytes | memoryview, ...] = (),
+        pieces: tuple[Buffer, ...] = (),
         *,
         size: int = -1,
     ) -> None:

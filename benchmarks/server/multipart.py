@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from benchmarks.server.content import new_etag
 from benchmarks.server.listings import iso_time
 from benchmarks.server.memory import Part, StoredObject, Upload
 from benchmarks.server.message import (
@@ -31,7 +32,7 @@ MOST_PARTS = 10_000
 _COPIED_RANGE = re.compile(r"bytes=(\d+)-(\d+)$")
 _PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 _NUMBER = re.compile(r"<PartNumber>\s*(\d+)\s*</PartNumber>")
-_ETAG = re.compile(r'<ETag>\s*(?:"|&quot;|&#34;)?([0-9a-f]+)(?:"|&quot;|&#34;)?\s*</ETag>')
+_ETAG = re.compile(r'<ETag>\s*(?:"|&quot;|&#34;)?([0-9a-f-]+)(?:"|&quot;|&#34;)?\s*</ETag>')
 _SHA256 = re.compile(r"<ChecksumSHA256>\s*([A-Za-z0-9+/=]+)\s*</ChecksumSHA256>")
 
 
@@ -54,8 +55,8 @@ def create_upload(buckets: Buckets, request: Request, content: Content) -> Respo
 def upload_part(buckets: Buckets, request: Request, content: Content) -> Response:
     upload, number = _upload(buckets, request), _part_number(request)
     checksum = checked_sums(content, request.headers)
-    digest = content.sha256.digest() if checksum and content.sha256 is not None else b""
-    part = Part(content.take(), content.md5.hexdigest(), digest, time.time())
+    digest = content.digest(checksum) if checksum else b""
+    part = Part(content.take(), content.etag(), digest, time.time())
     upload.parts[number] = part
     told = f"{CHECKSUM}: {checksum}\r\n" if checksum else ""
     return Response(200, f'ETag: "{part.etag}"\r\n{told}')
@@ -68,7 +69,7 @@ def upload_part_copy(buckets: Buckets, request: Request, content: Content) -> Re
     start, length = _copied_range(wanted, source.size) if wanted else (0, source.size)
     body = b"".join(source.range(start, length))
     digest = hashlib.sha256(body).digest() if upload.algorithm == "SHA256" else b""
-    etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    etag = content.etag_of((body,))
     part = upload.parts[number] = Part(body, etag, digest, time.time())
     told = f"<ChecksumSHA256>{base64.b64encode(digest).decode()}</ChecksumSHA256>" if digest else ""
     return xml_response(
@@ -80,12 +81,15 @@ def upload_part_copy(buckets: Buckets, request: Request, content: Content) -> Re
 def complete_upload(buckets: Buckets, request: Request, content: Content) -> Response:
     bucket, upload = buckets.get(request.bucket), _upload(buckets, request)
     check_write_conditions(bucket.objects.get(upload.key), request.headers)
-    parts = _named_parts(upload, content.take().decode())
+    parts = _named_parts(upload, content.text())
     for part in parts[:-1]:
         if len(part.body) < SMALLEST_PART_BYTES:
             raise S3Error(400, "EntityTooSmall", "A part but the last is smaller than 5 MiB.")
-    joined = b"".join(bytes.fromhex(part.etag) for part in parts)
-    etag = f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    if content.checked:
+        joined = b"".join(bytes.fromhex(part.etag) for part in parts)
+        etag = f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    else:
+        etag = new_etag(len(parts))
     checksum = ""
     if all(part.sha256 for part in parts):
         composite = hashlib.sha256(b"".join(part.sha256 for part in parts)).digest()

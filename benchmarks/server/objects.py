@@ -72,7 +72,7 @@ def put_object(buckets: Buckets, request: Request, content: Content) -> Response
     check_write_conditions(bucket.objects.get(request.key), headers)
     checksum = checked_sums(content, headers)
     stored = StoredObject(
-        (content.take(),), etag=content.md5.hexdigest(), headers=kept_headers(headers), checksum=checksum
+        (content.take(),), etag=content.etag(), headers=kept_headers(headers), checksum=checksum
     )
     bucket.put(request.key, stored)
     return Response(200, f'ETag: "{stored.etag}"\r\n{_checksum_lines(stored)}')
@@ -103,12 +103,14 @@ def copy_object(buckets: Buckets, request: Request, content: Content) -> Respons
     check_write_conditions(bucket.objects.get(request.key), headers)
     replaced = headers.get("x-amz-metadata-directive", "COPY") == "REPLACE"
     kept = kept_headers(headers) if replaced else source.headers
-    body = b"".join(source.parts)
     checksum = source.checksum if source.checksum_type == "FULL_OBJECT" else ""
-    if headers.get("x-amz-checksum-algorithm", "").upper() == "SHA256":
-        checksum = base64.b64encode(hashlib.sha256(body).digest()).decode()
-    etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-    stored = StoredObject((body,), etag=etag, headers=kept, checksum=checksum)
+    if not checksum and headers.get("x-amz-checksum-algorithm", "").upper() == "SHA256":
+        digest = hashlib.sha256()
+        for part in source.parts:
+            digest.update(part)
+        checksum = base64.b64encode(digest.digest()).decode()
+    etag = content.etag_of(source.parts)
+    stored = StoredObject(source.parts, etag=etag, headers=kept, checksum=checksum)
     bucket.put(request.key, stored)
     told = f"<ChecksumSHA256>{checksum}</ChecksumSHA256>" if checksum else ""
     return xml_response(
@@ -125,7 +127,7 @@ def delete_object(buckets: Buckets, request: Request, content: Content) -> Respo
 def delete_objects(buckets: Buckets, request: Request, content: Content) -> Response:
     bucket = buckets.get(request.bucket)
     checked_sums(content, request.headers)
-    text = content.take().decode()
+    text = content.text()
     keys = [unescape(found, _ENTITIES) for found in _KEYS_TO_DELETE.findall(text)]
     if not keys or len(keys) > _MOST_DELETED:
         raise S3Error(400, "MalformedXML", f"{len(keys)} keys to delete")
@@ -137,12 +139,17 @@ def delete_objects(buckets: Buckets, request: Request, content: Content) -> Resp
 
 
 def checked_sums(content: Content, headers: Mapping[str, str]) -> str:
-    """The SHA-256 that came with the body, in base64, or nothing. Raises ``S3Error`` if one does not fit."""
+    """The SHA-256 that came with the body, in base64, or nothing.
+
+    Raises ``S3Error`` if it does not fit, or the MD5, where bodies are checked.
+    """
     given = headers.get("content-md5")
-    if given and given != base64.b64encode(content.md5.digest()).decode():
+    if given and content.md5 is not None and given != base64.b64encode(content.md5.digest()).decode():
         raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
     checksum = headers.get(CHECKSUM) or content.trailers.get(CHECKSUM, "")
-    if checksum:
+    if checksum and not content.checked:
+        content.digest(checksum)
+    elif checksum:
         if content.sha256 is None:
             raise S3Error(400, "InvalidRequest", "x-amz-trailer does not announce the checksum.")
         if checksum != base64.b64encode(content.sha256.digest()).decode():

@@ -54,6 +54,9 @@ _PARAMETERS = frozenset(
 """What a query may hold. Anything else (``acl``, ``tagging``, …) asks for what this server does not do."""
 
 
+_SCRATCH_BYTES = 256 * 1024
+
+
 class Service:
     """All that the connections share."""
 
@@ -65,6 +68,7 @@ class Service:
         incoming: Pace,
         outgoing: Pace,
         connection_bytes_per_second: float,
+        checks_bodies: bool,
     ) -> None:
         self.buckets = Buckets()
         self.counters = Counters()
@@ -73,6 +77,9 @@ class Service:
         self.incoming = incoming
         self.outgoing = outgoing
         self.connection_bytes_per_second = connection_bytes_per_second
+        self.checks_bodies = checks_bodies
+        self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        """What any connection receives into: taken out before another one receives."""
         self._faults = faults
 
     def answer(self, request: Request, content: Content, now: float) -> tuple[str, Response]:
