@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING
 
 from asyncbackup.flow.workers import ThreadGate
+from asyncbackup.pipeline.listing import totals_of
 from asyncbackup.pipeline.walker import FolderLister, WalkSettings
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ async def count_ahead(settings: WalkSettings, counters: RunCounters) -> None:
             lister = FolderLister(settings, folders)
             while (batch := await gate.run(lister.next_batch)) is not None:
                 for chunk in batch.chunks:
-                    for entry in chunk.entries:
-                        if stat.S_ISREG(entry.mode):
-                            files += 1
-                            size += entry.size
+                    totals = totals_of(chunk.rows)
+                    files += totals.files
+                    size += totals.size
             pending += lister.found
     finally:
         gate.close(wait=False)

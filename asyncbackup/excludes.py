@@ -16,7 +16,7 @@ def compile_excludes(patterns: Sequence[str], *, section: str) -> Excludes:
     """The patterns as one test. A folder that is left out is not entered, so nothing below it can be
     taken back by a later ``!`` pattern. Raises ``ConfigError`` that names the pattern."""
     if not patterns:
-        return _nothing
+        return exclude_nothing
     import pathspec
 
     for pattern in patterns:
@@ -34,5 +34,6 @@ def compile_excludes(patterns: Sequence[str], *, section: str) -> Excludes:
     return matches
 
 
-def _nothing(_: bytes, __: bool) -> bool:
+def exclude_nothing(_: bytes, __: bool) -> bool:
+    """What no patterns are compiled to; whoever has many paths need not ask it."""
     return False

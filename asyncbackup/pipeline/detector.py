@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import stat
 from bisect import bisect_right
-from operator import attrgetter
+from itertools import chain, groupby
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from asyncbackup.catalog.rows import (
     entry_of_row,
 )
 from asyncbackup.model import Action, Change, Kind, Pending, RunCounters, SourceEntry, join_path
+from asyncbackup.pipeline.listing import totals_of
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
 from asyncbackup.text import terminal_path
 
@@ -41,10 +43,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FOLDER_OF = attrgetter("folder")
+_ROWS_FOLDER, _NAME_OF = itemgetter(0), itemgetter(1)
+
 CHANGES_PER_BATCH = 256
 PATH_BYTES_PER_BATCH = 1024 * 1024
 """Of changes that lie very deep a batch has fewer."""
-_COMMITTED = int(Pending.COMMITTED)
 MAX_ROWS = 16_384
 """Rows that are compared at once. A listing is bounded; what the catalog knows of its folders is not,
 where a million files were deleted."""
@@ -133,19 +137,21 @@ class Detector:
         self, chunk: FolderChunk, changes: Sender[list[Change]], outcomes: Sender[Outcome]
     ) -> None:
         """Compare one chunk with its rows, cut where a page of rows ends."""
-        entries, unknown, after = chunk.entries, chunk.unknown, chunk.after
+        seen, statuses, unknown, after = chunk.rows, chunk.statuses, chunk.unknown, chunk.after
         while True:
             rows = await self._entries.stats_of_range(chunk.folder, after, chunk.upto, limit=MAX_ROWS)
             if len(rows) < MAX_ROWS:
-                rest = msgspec.structs.replace(chunk, entries=entries, unknown=unknown)
+                rest = msgspec.structs.replace(chunk, rows=seen, statuses=statuses, unknown=unknown)
                 await self._compare([rest], rows, changes, outcomes)
                 return
             after = _bytes(rows[-1][1])
-            cut = bisect_right(entries, after, key=attrgetter("name"))
+            cut = bisect_right(seen, after, key=_NAME_OF)
             unknown_cut = bisect_right(unknown, after)
-            page = msgspec.structs.replace(chunk, entries=entries[:cut], unknown=unknown[:unknown_cut])
+            page = msgspec.structs.replace(
+                chunk, rows=seen[:cut], statuses=statuses[:cut], unknown=unknown[:unknown_cut]
+            )
             await self._compare([page], rows, changes, outcomes)
-            entries, unknown = entries[cut:], unknown[unknown_cut:]
+            seen, statuses, unknown = seen[cut:], statuses[cut:], unknown[unknown_cut:]
 
     async def _compare(
         self,
@@ -154,78 +160,79 @@ class Detector:
         changes: Sender[list[Change]],
         outcomes: Sender[Outcome],
     ) -> None:
-        known: dict[tuple[object, object], Row] = {(row[0], row[1]): row for row in rows}
+        """Compare chunks with all their rows, which are in the order of their keys.
+
+        Nearly every folder of a daily run is as it was: then its rows are, one for one, those that the
+        walker made of what it saw, which a single comparison of lists tells.
+        """
+        ordered = chain.from_iterable(chunk.rows for chunk in sorted(chunks, key=_FOLDER_OF))
+        if not self._checksum and rows == list(ordered) and not any(chunk.unknown for chunk in chunks):
+            self._counters.current_path = chunks[-1].folder
+            self._count_unchanged(rows)
+            return
+        rows_of: dict[object, list[Row]] = {
+            folder: list(its_rows) for folder, its_rows in groupby(rows, _ROWS_FOLDER)
+        }
         found: list[Change] = []
         described: list[int] = []
         for chunk in chunks:
-            for entry in self._count_unchanged(chunk, known):
-                row = known.pop((entry.folder, entry.name), None)
-                change = self._decide(entry, row)
-                if change is not None:
-                    if row is not None and row[CTIME_NS] != SAVE_AGAIN_NS:
-                        described.append(len(found))
-                    found.append(change)
-                if row is None:
-                    continue
-                if stat.S_IFMT(_int(row[MODE])) == stat.S_IFMT(entry.mode):
-                    if row[PENDING] == Pending.DELETED:
-                        # Also before a change: should reading it fail, its earlier version stays.
-                        await outcomes.send(Revived(path=entry.path))
-                elif stat.S_ISDIR(_int(row[MODE])):
-                    await outcomes.send(Buried(path=entry.path, subtree=True))
-            for name in chunk.unknown:
-                known.pop((chunk.folder, name), None)
-        for row in known.values():
-            if row[PENDING] != Pending.DELETED:
-                path = join_path(_bytes(row[0]), _bytes(row[1]))
-                await outcomes.send(Buried(path=path, subtree=stat.S_ISDIR(_int(row[MODE]))))
+            for change, row in await self._compare_chunk(chunk, rows_of.get(chunk.folder, []), outcomes):
+                if row is not None and row[CTIME_NS] != SAVE_AGAIN_NS:
+                    described.append(len(found))
+                found.append(change)
         found = await self._set_links_aside(await self._with_known(found, described))
         if self._find_moved:
             found = await self._recognise_moved(found)
         for part in _batches(found):
             await changes.send(part)
 
-    def _count_unchanged(
-        self, chunk: FolderChunk, known: dict[tuple[object, object], Row]
-    ) -> list[SourceEntry]:
-        """The entries of a chunk without those whose row says the same of them, which are counted.
-
-        Nearly all of a daily run ends here, so it is one comparison for each.
-        """
-        if self._checksum:
-            return list(chunk.entries)
-        folder, others = chunk.folder, []
-        files = folders = symlinks = size = 0
-        for entry in chunk.entries:
-            row = known.get((folder, entry.name))
-            if row is None or row[PENDING:NLINK] != (
-                _COMMITTED,
-                mode := entry.mode,
-                entry.size,
-                entry.mtime_ns,
-                entry.ctime_ns,
-                entry.uid,
-                entry.gid,
-            ):
-                others.append(entry)
+    async def _compare_chunk(
+        self, chunk: FolderChunk, rows: list[Row], outcomes: Sender[Outcome]
+    ) -> list[tuple[Change, Row | None]]:
+        """What changed in one chunk, each with its row, if any. What it has not and rows have is buried."""
+        self._counters.current_path = chunk.folder
+        if rows == chunk.rows and not self._checksum:
+            self._count_unchanged(rows)
+            return []
+        known: dict[object, Row] = {row[1]: row for row in rows}
+        found: list[tuple[Change, Row | None]] = []
+        unchanged: list[Row] = []
+        for number, seen in enumerate(chunk.rows):
+            row = known.pop(seen[1], None)
+            # After a rebuild the number of links may be unknown.
+            if row is not None and not self._checksum and row[:NLINK] == seen[:NLINK]:
+                unchanged.append(seen)
                 continue
-            del known[folder, entry.name]
-            if stat.S_ISREG(mode):
-                files += 1
-                size += entry.size
-            elif stat.S_ISDIR(mode):
-                folders += 1
-            else:
-                symlinks += 1
+            entry = chunk.entry(number)
+            change = self._decide(entry, row)
+            if change is not None:
+                found.append((change, row))
+            if row is None:
+                continue
+            if stat.S_IFMT(_int(row[MODE])) == stat.S_IFMT(entry.mode):
+                if row[PENDING] == Pending.DELETED:
+                    # Also before a change: should reading it fail, its earlier version stays.
+                    await outcomes.send(Revived(path=entry.path))
+            elif stat.S_ISDIR(_int(row[MODE])):
+                await outcomes.send(Buried(path=entry.path, subtree=True))
+        self._count_unchanged(unchanged)
+        for name in chunk.unknown:
+            known.pop(name, None)
+        for row in known.values():
+            if row[PENDING] != Pending.DELETED:
+                path = join_path(_bytes(row[0]), _bytes(row[1]))
+                await outcomes.send(Buried(path=path, subtree=stat.S_ISDIR(_int(row[MODE]))))
+        return found
+
+    def _count_unchanged(self, rows: Sequence[Row]) -> None:
+        totals = totals_of(rows)
         counters = self._counters
-        counters.current_path = folder
-        counters.files_scanned += files
-        counters.files_unchanged += files
-        counters.bytes_scanned += size
-        counters.bytes_unchanged += size
-        counters.folders += folders
-        counters.symlinks += symlinks
-        return others
+        counters.files_scanned += totals.files
+        counters.files_unchanged += totals.files
+        counters.bytes_scanned += totals.size
+        counters.bytes_unchanged += totals.size
+        counters.folders += totals.folders
+        counters.symlinks += totals.symlinks
 
     async def _with_known(self, found: list[Change], described: Sequence[int]) -> list[Change]:
         """The changes, those at the places ``described`` with all that their rows say."""

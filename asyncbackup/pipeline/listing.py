@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
 import msgspec
 
+from asyncbackup.catalog.rows import MODE, SIZE, Row
 from asyncbackup.model import Failure, SourceEntry
+
+_SIZE_OF, _MODE_OF = itemgetter(SIZE), itemgetter(MODE)
 
 
 class FolderChunk(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Entries of one folder, sorted by name: all with ``after`` < name ≤ ``upto``.
 
     ``None`` leaves a side open, so a chunk with neither bound is a folder as a whole.
+    ``rows`` are what the catalog has of these entries if they did not change, in the order of
+    ``STAT_COLUMNS``: whole folders are then compared at once, and nothing else is made of an entry
+    until it turns out to differ. ``statuses`` has the ``lstat`` of each.
     ``unknown`` are names that are there but could not be looked at: they are neither changed
     nor deleted.
     """
 
     folder: bytes
-    entries: tuple[SourceEntry, ...]
+    rows: Sequence[Row] = ()
+    statuses: Sequence[os.stat_result] = ()
     unknown: tuple[bytes, ...] = ()
     after: bytes | None = None
     upto: bytes | None = None
+
+    def entry(self, number: int) -> SourceEntry:
+        """The entry at that place."""
+        return source_entry(self.folder, self._name(number), self.statuses[number])
+
+    def _name(self, number: int) -> bytes:
+        name = self.rows[number][1]
+        assert isinstance(name, bytes), "the walker made it"
+        return name
+
+    @property
+    def entries(self) -> tuple[SourceEntry, ...]:
+        """All of them; made anew each time."""
+        return tuple(map(self.entry, range(len(self.rows))))
 
 
 class WalkBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,3 +59,43 @@ class WalkBatch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: tuple[Failure, ...]
     special: tuple[bytes, ...]
     excluded: int
+
+
+class Totals(NamedTuple):
+    """What some entries add up to; ``size`` is that of the files, in bytes."""
+
+    files: int
+    folders: int
+    symlinks: int
+    size: int
+
+
+def totals_of(rows: Sequence[Row]) -> Totals:
+    """The totals of rows in the order of ``STAT_COLUMNS``."""
+    # Entries of one folder have few modes, so that only counting them goes through all rows.
+    modes: Counter[int] = Counter(map(_MODE_OF, rows))
+    files = folders = 0
+    for mode, entries in modes.items():
+        if stat.S_ISREG(mode):
+            files += entries
+        elif stat.S_ISDIR(mode):
+            folders += entries
+    return Totals(files, folders, len(rows) - files - folders, sum(map(_SIZE_OF, rows)))
+
+
+def source_entry(folder: bytes, name: bytes, status: os.stat_result) -> SourceEntry:
+    """The entry that ``lstat`` saw."""
+    return SourceEntry(
+        folder,
+        name,
+        status.st_mode,
+        status.st_size if not stat.S_ISDIR(status.st_mode) else 0,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_dev,
+        status.st_ino,
+        getattr(status, "st_blocks", 0),
+    )

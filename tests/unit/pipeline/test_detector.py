@@ -29,6 +29,7 @@ from asyncbackup.pipeline.detector import CHANGES_PER_BATCH, PATH_BYTES_PER_BATC
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
 from tests.unit.pipeline.catalogs import MemoryEntries, MemoryLinks
+from tests.unit.pipeline.listings import status_of, unchanged_row
 
 FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
 BEYOND = 2**64
@@ -47,6 +48,7 @@ def seen(
     ino: int = 99,
 ) -> SourceEntry:
     folder, name = split_path(path)
+    size = 0 if stat.S_ISDIR(mode) else size  # as the walker tells of a folder
     return SourceEntry(folder, name, mode, size, mtime_ns, ctime_ns, uid, gid, nlink, 5, ino, 8)
 
 
@@ -107,7 +109,14 @@ def folder(
     upto: bytes | None = None,
     unknown: tuple[bytes, ...] = (),
 ) -> FolderChunk:
-    return FolderChunk(folder=path, entries=entries, after=after, upto=upto, unknown=unknown)
+    return FolderChunk(
+        folder=path,
+        rows=[unchanged_row(entry) for entry in entries],
+        statuses=[status_of(entry) for entry in entries],
+        after=after,
+        upto=upto,
+        unknown=unknown,
+    )
 
 
 def listing(
