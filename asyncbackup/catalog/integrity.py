@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = 256 * 1024
 MARK_BYTES = 16
 SUM_LIMIT_BYTES = 4096
 
@@ -112,10 +112,12 @@ class FileSum:
 
     def _read_digest(self) -> bytes:
         digest = hashlib.sha256()
-        offset = 0
-        while chunk := os.pread(self._descriptor, READ_BYTES, offset):
-            digest.update(chunk)
-            offset += len(chunk)
+        # One buffer for all: memory that the processor has at hand, not fresh pages a read.
+        buffer = memoryview(bytearray(READ_BYTES))
+        with open(self._descriptor, "rb", buffering=0, closefd=False) as file:
+            file.seek(0)
+            while size := file.readinto(buffer):
+                digest.update(buffer[:size])
         return digest.hexdigest().encode()
 
 
