@@ -18,7 +18,6 @@ import msgspec
 from asyncbackup.catalog.catalog import DESCRIPTOR, Catalog
 from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, ContentTable
 from asyncbackup.commit import WrittenManifest, settle, write_manifest
-from asyncbackup.counting import count_ahead
 from asyncbackup.destination import key_prefix_bytes, local_folder
 from asyncbackup.errors import (
     AccessDeniedError,
@@ -34,17 +33,13 @@ from asyncbackup.flow.channel import Receiver, Sender, open_channel
 from asyncbackup.flow.groups import single_error
 from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
-from asyncbackup.format.hidden import HiddenNames
 from asyncbackup.format.keys import run_mark_key, snapshot_key
 from asyncbackup.format.runid import new_run_id
-from asyncbackup.leftovers import abort_unused, take_up_uploads
+from asyncbackup.late_transfer import LateTransfer, late_transfer
 from asyncbackup.limits import LimitAccount
 from asyncbackup.model import Action, Change, RunCounters, RunId, RunSummary
 from asyncbackup.pipeline.detector import Detector
 from asyncbackup.pipeline.recorder import Recorder
-from asyncbackup.pipeline.tally import Tally
-from asyncbackup.pipeline.transfer import Transfer, open_transfer
-from asyncbackup.pipeline.transfer_settings import TransferSettings
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.repository.marks import announce_run, known_prunes, look_again, look_back, withdraw
 from asyncbackup.repository.open import Repository, open_repository
@@ -60,9 +55,11 @@ if TYPE_CHECKING:
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.flow.side_process import SideProcess
+    from asyncbackup.format.hidden import HiddenNames
     from asyncbackup.model import Failure
     from asyncbackup.pipeline.listing import WalkBatch
     from asyncbackup.pipeline.results import Outcome
+    from asyncbackup.pipeline.transfer_settings import TransferSettings
     from asyncbackup.resume import ResumableUpload
 
 log = logging.getLogger(__name__)
@@ -179,6 +176,8 @@ class _Run:
             await self._announce(repository, run, known, started_ns)
             resumable: dict[bytes, ResumableUpload] = {}
             if ended_unclean or await catalog.uploads.all():
+                from asyncbackup.leftovers import take_up_uploads
+
                 resumable = await take_up_uploads(repository, catalog)
             await catalog.runs.settle_unclean(finished_ns=started_ns, before=run)
             await catalog.links.clear()
@@ -191,8 +190,8 @@ class _Run:
                 # One request at a time waits for nobody's receipt.
                 gather=4 * (self._settings.concurrency - 1),
             )
-            async with open_transfer(
-                await self._transfer_settings(repository, run, resumable),
+            async with late_transfer(
+                lambda: self._transfer_settings(repository, run, resumable),
                 repository.store,
                 catalog.uploads,
                 self._counters,
@@ -210,7 +209,10 @@ class _Run:
                 raise Interrupted(
                     "stopped as asked; what was uploaded is kept, and the next run goes on from there"
                 )
-            await abort_unused(repository, catalog)
+            if await catalog.uploads.all():
+                from asyncbackup.leftovers import abort_unused
+
+                await abort_unused(repository, catalog)
             await look_again(repository, known=known, started_ns=started_ns, now_ns=time.time_ns())
             written = await write_manifest(
                 repository, catalog, self._section, run, started_ns=started_ns, failures=recorder.failures
@@ -222,7 +224,7 @@ class _Run:
                 snapshot=run,
                 written=written,
                 requests=dict(repository.store.requests),
-                peak_inflight_bytes=transfer.budget.peak_bytes,
+                peak_inflight_bytes=transfer.peak_bytes,
                 limited_by=account.limited_by,
                 limited_by_shares=account.shares,
                 load=repository.store.load,
@@ -265,6 +267,8 @@ class _Run:
 
     async def rehearse(self, on_change: Callable[[Change], None] | None = None) -> RunSummary:
         """The dry run: walk and compare, send nothing, keep nothing."""
+        from asyncbackup.pipeline.tally import Tally
+
         await self._catalog.links.clear()
         tally = Tally(self._catalog.entries, self._counters, on_change=on_change)
         changes_in, changes = _change_channel()
@@ -284,7 +288,7 @@ class _Run:
             failures=tuple(tally.failures), dry_run=True, bytes_to_upload=tally.bytes_to_upload
         )
 
-    async def _save_tree(self, transfer: Transfer, recorder: Recorder, account: LimitAccount) -> None:
+    async def _save_tree(self, transfer: LateTransfer, recorder: Recorder, account: LimitAccount) -> None:
         """Walk, detect, transfer, record: everything but further names of linked files."""
         changes_in, changes = _change_channel()
         outcomes_in, outcomes = _outcome_channel(self._settings)
@@ -295,7 +299,7 @@ class _Run:
                 group.create_task(transfer.run(changes, outcomes_in.clone()))
             group.create_task(recorder.run(outcomes))
 
-    async def _save_links(self, transfer: Transfer, recorder: Recorder, account: LimitAccount) -> None:
+    async def _save_links(self, transfer: LateTransfer, recorder: Recorder, account: LimitAccount) -> None:
         """Further names of files whose content is saved by now."""
         changes_in, changes = _change_channel()
         outcomes_in, outcomes = _outcome_channel(self._settings)
@@ -330,6 +334,8 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in work]
             if self._scan_ahead:
+                from asyncbackup.counting import count_ahead
+
                 tasks.append(group.create_task(count_ahead(self._walk_settings, self._counters)))
             yield
             for task in tasks:
@@ -362,6 +368,8 @@ class _Run:
     async def _transfer_settings(
         self, repository: Repository, run: RunId, resumable: Mapping[bytes, ResumableUpload]
     ) -> TransferSettings:
+        from asyncbackup.pipeline.transfer_settings import TransferSettings
+
         settings = self._settings
         quarter = settings.memory_limit_bytes // 4
         return TransferSettings(
@@ -388,6 +396,8 @@ class _Run:
         key = repository.key if repository.seals else None
         if key is None or not self._section.encryption.hide_names:
             return None
+        from asyncbackup.format.hidden import HiddenNames
+
         return HiddenNames(key)
 
     def _on_retry(self, reason: str) -> None:

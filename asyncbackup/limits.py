@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from asyncbackup.flow.budget import ByteBudget
+    from collections.abc import Mapping
+
     from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender
     from asyncbackup.flow.load import RequestLoad
     from asyncbackup.flow.stopwatch import Stopwatch
@@ -88,17 +89,23 @@ def divide(before: Readings, after: Readings) -> dict[str, float]:
 
 
 def _longest(before: tuple[float, ...], after: tuple[float, ...]) -> float:
+    # Before the first change there were no stages.
+    before = before or (0.0,) * len(after)
     return max((now - then for then, now in zip(before, after, strict=True)), default=0.0)
 
 
 class TimedTransfer(Protocol):
     """What is read of a transfer."""
 
-    bodies_waiting: Stopwatch
-    stages: dict[str, ChannelWatches]
+    @property
+    def bodies_waiting(self) -> Stopwatch: ...
 
     @property
-    def budget(self) -> ByteBudget: ...
+    def stages(self) -> Mapping[str, ChannelWatches]:
+        """Those that compute; none as long as nothing came."""
+
+    @property
+    def memory_short(self) -> Stopwatch: ...
 
     @property
     def sending(self) -> Stopwatch: ...
@@ -146,7 +153,7 @@ class LimitAccount:
             bodies_waiting=transfer.bodies_waiting.seconds,
             stages_waiting=tuple(stage.filled.seconds for stage in transfer.stages.values()),
             stages_working=tuple(stage.working.seconds for stage in transfer.stages.values()),
-            budget_short=transfer.budget.short.seconds,
+            budget_short=transfer.memory_short.seconds,
             reading=changes.statistics.working.seconds if changes is not None else 0.0,
             sending=transfer.sending.seconds,
             walked=changes is not None and changes.ended,

@@ -262,6 +262,18 @@ class Receiver(_End[T]):
         """Whether all senders were closed and the channel is empty."""
         return not self._state.senders and not self._state.buffer
 
+    async def wait(self) -> bool:
+        """Whether there is an item, waiting while the channel is empty; ``False`` once it has ended.
+
+        Takes nothing out; of several receivers another may.
+        """
+        try:
+            if not self._state.buffer or self._closed:
+                await self._wait_for_item()
+        except EndOfChannel:
+            return False
+        return True
+
     async def receive(self) -> T:
         """Take the next item, waiting while the channel is empty. Raises ``EndOfChannel``.
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncbackup import limits
-from asyncbackup.flow.budget import ByteBudget
 from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender, open_channel
 from asyncbackup.flow.load import RequestLoad
 from asyncbackup.flow.stopwatch import Stopwatch
@@ -92,7 +91,7 @@ def test_no_time_is_lost_or_counted_twice(after: Readings) -> None:
 
 class Transfer:
     def __init__(self) -> None:
-        self.budget = ByteBudget(10)
+        self.memory_short = Stopwatch()
         self.sending = Stopwatch()
         self.bodies_waiting = Stopwatch()
         self.stages = {"packer": ChannelWatches()}
