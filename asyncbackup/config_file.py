@@ -14,8 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import platformdirs
-
 from asyncbackup.config import MIB, EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.config_table import ConfigFileError, Document, Table
 from asyncbackup.config_values import (
@@ -103,11 +101,15 @@ def default_places() -> tuple[Path, Path]:
 
 def user_config() -> Path:
     """The configuration file of the user, whether it exists or not."""
+    import platformdirs
+
     return platformdirs.user_config_path("asyncbackup", appauthor=False) / CONFIG_NAME
 
 
 def default_state_dir() -> Path:
     """Where databases lie unless ``state_dir`` says otherwise."""
+    import platformdirs
+
     return platformdirs.user_state_path("asyncbackup", appauthor=False)
 
 
@@ -191,7 +193,7 @@ def _syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
 
 
 def _settings(table: Table, *, folder: Path) -> Settings:
-    state_dir = table.text("state_dir", default_state_dir(), path_in(folder))
+    state_dir = table.text("state_dir", None, path_in(folder))
     concurrency = table.whole("concurrency", 32, 1, MAX_CONCURRENCY, words={"auto": _AUTO})
     memory = table.value("memory_limit", 64 * 1024**2, size_between(_MIN_PART_BYTES, _MAX_MEMORY_BYTES))
     default_part = min(8 * 1024**2, memory)
@@ -206,7 +208,7 @@ def _settings(table: Table, *, folder: Path) -> Settings:
     sections = _sections(table, folder=folder)
     table.finish()
     return Settings(
-        state_dir=state_dir,
+        state_dir=state_dir or default_state_dir(),
         memory_limit_bytes=memory,
         part_size_bytes=part,
         s3=s3,

@@ -6,7 +6,6 @@ them all. A value is never shown where it could be a secret.
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from datetime import date, time
@@ -244,4 +243,6 @@ def _kind(value: object) -> str:
 
 def _close(key: str, known: Sequence[str]) -> list[str]:
     """The known key that is nearly this one: a slip of the finger, or - for _."""
+    import difflib
+
     return difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.7)

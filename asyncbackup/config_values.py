@@ -4,7 +4,6 @@ with what is accepted instead.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -65,6 +64,8 @@ def one_of(*accepted: str, later: Mapping[str, str] = {}) -> Callable[[str], str
         if text in later:
             raise ValueError(later[text])
         if text not in accepted:
+            import difflib
+
             close = difflib.get_close_matches(text.casefold(), [word.casefold() for word in accepted], n=1)
             hint = next((f"did you mean {word!r}? " for word in accepted if [word.casefold()] == close), "")
             raise ValueError(f"{hint}accepted {'is' if len(accepted) == 1 else 'are'} {', '.join(accepted)}")

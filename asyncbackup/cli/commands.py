@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
@@ -91,6 +90,8 @@ class LazyGroup(click.Group):
         """As click does, with an answer for slips."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
+            import difflib
+
             close = difflib.get_close_matches(name.replace("-", "_"), [*self._places, *self._aliases], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"'{ctx.command_path} --help' lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)

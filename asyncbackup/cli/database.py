@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,23 +14,16 @@ from asyncbackup.cli.runner import run_async
 from asyncbackup.cli.sections import each_section
 from asyncbackup.cli.session import select
 from asyncbackup.cli.summary import FAILURES_SHOWN, request_text, row
-from asyncbackup.errors import CatalogBehindError
 from asyncbackup.format.escape import escape_path
 from asyncbackup.text import local_path, terminal_path, terminal_text
 from asyncbackup.units import format_count, format_duration, format_size, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from asyncbackup.cli.output import Output
     from asyncbackup.cli.session import Session
     from asyncbackup.config import SectionSettings, Settings
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.rebuild.summary import RebuildSummary, Unrecovered
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @click.command(
@@ -169,29 +161,6 @@ async def _rebuild(
     return ExitCode.INCOMPLETE if summary.unrecovered_objects else ExitCode.OK
 
 
-async def with_current_database(
-    output: Output,
-    settings: Settings,
-    section: SectionSettings,
-    act: Callable[[], Awaitable[T]],
-    *,
-    stop: StopRequest,
-) -> T:
-    """What ``act`` gives. If a prune on another machine outdated the database, it is rebuilt first."""
-    try:
-        return await act()
-    except CatalogBehindError as error:
-        output.note(f"{section.name}: a prune on another machine came between; rebuilding the database first")
-        log.info("%s", error)
-    from asyncbackup.rebuild.section import rebuild_section
-    from asyncbackup.rebuild.summary import RebuildCounters
-
-    counters = RebuildCounters()
-    with show_progress(output, section.name, lambda: rebuild_figures(counters)):
-        await rebuild_section(settings, section, counters=counters, stop=stop)
-    return await act()
-
-
 def unrecovered_fields(section: str, found: Unrecovered) -> dict[str, object]:
     """One object that could not be recovered wholly, as an event."""
     return {
@@ -235,17 +204,3 @@ def rebuild_lines(summary: RebuildSummary, *, verbose: bool) -> list[str]:
         hint = "--json names all" if verbose else "--verbose names more, --json all"
         lines.append(row("", f"and {format_count(more)} more; {hint}"))
     return lines
-
-
-async def ensure_database(output: Output, settings: Settings, section: SectionSettings) -> None:
-    """Make the database of a ``--path`` and ``--to`` section at its first run.
-
-    There is nothing to lose as long as the destination holds no snapshot of
-    it; where it holds one, raises ``CatalogMissingError`` naming ``syncdb_remote``.
-    """
-    if settings.database_path(section.name).exists():
-        return
-    from asyncbackup.initialise import create_database
-
-    created = await create_database(settings, section, only_without_snapshots=True)
-    output.note(f"{section.name}: first run, database {local_path(created.database)} created")

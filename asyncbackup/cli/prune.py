@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from asyncbackup.cli.commands import Command, GroupedOption, global_options, section_options
-from asyncbackup.cli.database import with_current_database
+from asyncbackup.cli.current import with_current_database
 from asyncbackup.cli.exit_codes import ExitCode
 from asyncbackup.cli.progress import prune_figures, show_progress
 from asyncbackup.cli.runner import run_async

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -155,6 +154,8 @@ def select_with_paths(session: Session, arguments: Sequence[str]) -> tuple[Selec
 
 def unknown_section(settings: Settings, name: str) -> str:
     """What to say of a name that is no section's."""
+    import difflib
+
     close = difflib.get_close_matches(name, settings.sections, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"there is no section {name!r}; {hint}the configuration has {', '.join(settings.sections)}"

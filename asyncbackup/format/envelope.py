@@ -11,12 +11,11 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
-from cryptography.exceptions import AlreadyFinalized, InvalidTag
-
 from asyncbackup.errors import AuthenticationError, FormatError
 
 if TYPE_CHECKING:
+    from cryptography.cobblestone import Cobblestone256Decryptor
+
     from asyncbackup.format.keyslots import RepositoryKey
 
 MAGIC = b"ASBKENC\x01"
@@ -76,6 +75,9 @@ class Sealer:
     ) -> None:
         if size != UNKNOWN_SIZE and not 0 <= size <= MAX_SIZE:
             raise ValueError(f"{size} bytes cannot be sealed in one object")
+        # Imported here, as below: sizes are asked for where nothing is encrypted, too.
+        from cryptography.cobblestone import Cobblestone256Encryptor
+
         self.header = MAGIC + struct.pack(">Q", size)
         self._size = size
         self._taken = 0
@@ -154,6 +156,8 @@ class Opener:
                 return b""
             self._size = read_header(self._header, self._object_key)
             bound = context(self._repository, self._section, self._object_key, self._header)
+            from cryptography.cobblestone import Cobblestone256Decryptor
+
             self._decryptor = Cobblestone256Decryptor(self._key.reveal(), bound)
         self._fed += len(view)
         assert self._size is not None
@@ -161,7 +165,7 @@ class Opener:
             raise _damaged(self._object_key, "it is longer than its header says")
         try:
             return self._decryptor.update(view)
-        except (InvalidTag, AlreadyFinalized):
+        except _refusals():
             raise _damaged(self._object_key) from None
 
     def finish(self) -> bytes:
@@ -172,8 +176,16 @@ class Opener:
             raise _damaged(self._object_key, "it is shorter than its header says")
         try:
             return self._decryptor.finalize()
-        except (InvalidTag, AlreadyFinalized):
+        except _refusals():
             raise _damaged(self._object_key) from None
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """How a decryptor says that a message is not what was sealed. An ``except`` asks for it only when
+    something was raised."""
+    from cryptography.exceptions import AlreadyFinalized, InvalidTag
+
+    return InvalidTag, AlreadyFinalized
 
 
 def read_header(header: bytes, object_key: str) -> int:

@@ -9,8 +9,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from asyncbackup.format.metadata import encode_metadata
 from asyncbackup.model import Kind
@@ -33,6 +31,10 @@ class HiddenNames:
     __slots__ = ("_key",)
 
     def __init__(self, key: RepositoryKey) -> None:
+        # Imported here: settings name the class where no name is hidden, too.
+        from cryptography.hazmat.primitives.hashes import SHA512
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
         self._key = HKDFExpand(SHA512(), _KEY_BYTES, _KEY_INFO).derive(key.reveal())
 
     def __repr__(self) -> str:

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from typing import NoReturn
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING, NoReturn
 
 from asyncbackup.errors import KeyUnlockError
 from asyncbackup.format.descriptor import (
@@ -28,6 +22,9 @@ from asyncbackup.format.descriptor import (
     KeySlot,
     check_kdf,
 )
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 KEY_FILE_BYTES = 32
@@ -92,7 +89,7 @@ def passphrase_slot(
     check_kdf(kdf, slot=slot_id)
     nonce = secrets.token_bytes(NONCE_BYTES)
     binding = slot_binding(repository, slot_id, kdf)
-    wrapped = AESGCM(_wrapping_key(kdf, passphrase)).encrypt(nonce, key.reveal(), binding)
+    wrapped = _cipher(kdf, passphrase).encrypt(nonce, key.reveal(), binding)
     return KeySlot(
         id=slot_id,
         kind="passphrase",
@@ -113,7 +110,7 @@ def key_file_slot(
     slot_id = secrets.token_hex(8)
     nonce = secrets.token_bytes(NONCE_BYTES)
     binding = slot_binding(repository, slot_id, kdf)
-    wrapped = AESGCM(_wrapping_key(kdf, key_file)).encrypt(nonce, key.reveal(), binding)
+    wrapped = _cipher(kdf, key_file).encrypt(nonce, key.reveal(), binding)
     return KeySlot(
         id=slot_id,
         kind="key-file",
@@ -174,9 +171,11 @@ def open_slot(
     secret = passphrase if slot.kind == "passphrase" else key_file
     if not secret:
         return None
+    from cryptography.exceptions import InvalidTag
+
     binding = slot_binding(repository, slot.id, slot.kdf)
     try:
-        opened = AESGCM(_wrapping_key(slot.kdf, secret)).decrypt(slot.nonce, slot.wrapped, binding)
+        opened = _cipher(slot.kdf, secret).decrypt(slot.nonce, slot.wrapped, binding)
     except InvalidTag:
         return None
     return RepositoryKey(opened)
@@ -207,8 +206,17 @@ def slot_binding(repository: str, slot_id: str, kdf: Kdf) -> bytes:
     return b"".join(struct.pack(">I", len(field)) + field for field in fields)
 
 
+def _cipher(kdf: Kdf, secret: bytes) -> AESGCM:
+    # The library is loaded when a key is opened: sections without one do without it.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(_wrapping_key(kdf, secret))
+
+
 def _wrapping_key(kdf: Kdf, secret: bytes) -> bytes:
     if isinstance(kdf, Argon2idParameters):
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
         return Argon2id(
             salt=kdf.salt,
             length=KEY_BYTES,
@@ -216,6 +224,9 @@ def _wrapping_key(kdf: Kdf, secret: bytes) -> bytes:
             lanes=kdf.lanes,
             memory_cost=kdf.memory_kib,
         ).derive(secret)
+    from cryptography.hazmat.primitives.hashes import SHA512
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(SHA512(), KEY_BYTES, kdf.salt, _KEY_FILE_INFO).derive(secret)
 
 

@@ -17,7 +17,6 @@ from asyncbackup.format.keys import (
 )
 from asyncbackup.format.runid import is_run_id, run_time_ns
 from asyncbackup.model import RunId
-from asyncbackup.repository.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,6 +143,8 @@ def choose_snapshot(
         return RunId(text) if text in matching else matching[0]
     if matching:
         raise ConfigError(f"{text!r} fits {len(matching)} snapshots: {_named(matching)}; give more of the id")
+    from asyncbackup.repository.times import parse_time
+
     try:
         end_ns = parse_time(text, now_ns=time.time_ns() if now_ns is None else now_ns, zone=zone)
     except ValueError as error:
