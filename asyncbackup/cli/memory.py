@@ -26,5 +26,11 @@ def give_large_buffers_back() -> None:
 
 
 def search_cycles_less_often() -> None:
-    """Let more objects come before Python looks for those that only refer to each other."""
+    """Let more objects come before Python looks for those that only refer to each other.
+
+    Where nobody looked so far, since the program is starting, what there is counts as there to stay.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     gc.set_threshold(OBJECTS_BETWEEN_SEARCHES, *gc.get_threshold()[1:])
