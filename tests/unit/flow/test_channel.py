@@ -396,3 +396,22 @@ async def test_channels_opened_in_the_block_are_watched_also_those_of_its_tasks(
     open_channel("after", 1)
     await sender.send(1)
     assert [(statistics.name, statistics.items) for statistics in seen] == [("first", 1), ("second", 0)]
+
+
+async def test_waiting_for_an_item_takes_nothing_out() -> None:
+    sender: Sender[int]
+    receiver: Receiver[int]
+    sender, receiver = open_channel("test", 2)
+    waiting = asyncio.create_task(receiver.wait())
+    await settle()
+    assert not waiting.done()
+    await sender.send(1)
+    assert await waiting
+    assert await receiver.wait()
+    sender.close()
+    assert await receiver.wait(), "what is left comes before the end"
+    assert await receiver.receive() == 1
+    assert not await receiver.wait()
+    receiver.close()
+    with pytest.raises(RuntimeError, match="closed receiver"):
+        await receiver.wait()
