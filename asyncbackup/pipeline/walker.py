@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 BATCH_ENTRIES = 2048
 """Entries that one listing batch aims at; benchmarks/micro has the curve."""
-CHUNK_ENTRIES = 8192
-"""A folder with more entries is listed in several chunks, so that no batch grows with a folder."""
+CHUNK_ENTRIES = 4096
+"""A folder with more entries is listed in several chunks, so that no batch grows with a folder. What is
+known of an entry takes about a kilobyte."""
+NAMES_AT_ONCE = 1024
+"""Names are encoded together, and not all of a folder: the longer form of a million would be 60 MB."""
 
 _COMMITTED = int(Pending.COMMITTED)
 _TYPE_BITS = 0o170000
@@ -244,19 +247,22 @@ class FolderLister:
 def _names_in(descriptor: int) -> tuple[list[bytes], set[bytes]]:
     """The names in a folder, sorted, and which of them are folders."""
     # Names alone are kept: a million of the scan's items would be a gigabyte. Listed from a descriptor
-    # they come as str, undecodable bytes as surrogates; as no name has a slash, one call encodes all.
-    names: list[str] = []
-    folders: list[str] = []
+    # they come as str, undecodable bytes as surrogates; as no name has a slash, one call encodes many.
+    names: list[bytes] = []
+    folders: set[bytes] = set()
+    some: list[str] = []
     with os.scandir(descriptor) as scan:
         for item in scan:
-            names.append(item.name)
+            some.append(item.name)
             if item.is_dir(follow_symlinks=False):
-                folders.append(item.name)
-    return sorted(_encoded(names)), set(_encoded(folders))
-
-
-def _encoded(names: list[str]) -> list[bytes]:
-    return os.fsencode("/".join(names)).split(b"/") if names else []
+                folders.add(os.fsencode(item.name))
+            if len(some) == NAMES_AT_ONCE:
+                names += os.fsencode("/".join(some)).split(b"/")
+                some.clear()
+    if some:
+        names += os.fsencode("/".join(some)).split(b"/")
+    names.sort()
+    return names, folders
 
 
 def _row(folder: bytes, name: bytes, status: os.stat_result) -> Row:

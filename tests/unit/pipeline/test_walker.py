@@ -83,6 +83,7 @@ async def test_a_huge_folder_comes_in_chunks_that_leave_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(walker, "CHUNK_ENTRIES", 10)
+    monkeypatch.setattr(walker, "NAMES_AT_ONCE", 4)
     fill(tmp_path, *(f"d/{number:03d}" for number in range(count)))
     walk = await walked(settings(tmp_path))
     chunks = sorted(walk.chunks_of(b"d"), key=lambda chunk: chunk.after or b"")
