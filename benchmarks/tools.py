@@ -106,7 +106,8 @@ def asyncbackup(
             unchanged=[*command, "run"],
             restored=[*command, "restore", "tree", "--target", str(place.target)],
             restored_at=place.target,
-            environment={"PYTHONPATH": str(source)},
+            # As it is where it is installed: compiled once, not at every start.
+            environment={"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": ""},
             folder=repository if to_folder else None,
         )
 
