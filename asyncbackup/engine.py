@@ -70,6 +70,8 @@ CHANGE_BATCHES = 16
 OUTCOMES = 64
 """Outcomes that may wait for the recorder, besides two for each request: what a kill may cost in
 receipts that were not yet recorded."""
+COUNT_AFTER_SECONDS = 1.0
+"""A display estimates nothing in the first two seconds, so that it misses nothing."""
 FAILURES_IN_CATALOG = 100
 """Failures of a run that ``stats`` can still name later."""
 
@@ -94,7 +96,7 @@ async def run_section(
 
     ``checksum`` reads every file instead of trusting its times; ``dry_run``
     sends nothing and changes nothing, and gives ``on_change`` everything that
-    a run would look at; ``scan_ahead`` counts the tree beside the run, so that
+    a run would look at; ``scan_ahead`` counts the tree beside a run that lasts, so that
     ``counters`` can tell how much is left. ``database`` is used in place of the
     section's own. ``reading`` is a process that reads small files, made by
     :func:`~asyncbackup.pipeline.side_reader.fork_reader` before there was a
@@ -334,12 +336,17 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in work]
             if self._scan_ahead:
-                from asyncbackup.counting import count_ahead
-
-                tasks.append(group.create_task(count_ahead(self._walk_settings, self._counters)))
+                tasks.append(group.create_task(self._count_ahead()))
             yield
             for task in tasks:
                 task.cancel()
+
+    async def _count_ahead(self) -> None:
+        """Count the tree where the run lasts; a short one would list it twice and be over sooner."""
+        await asyncio.sleep(COUNT_AFTER_SECONDS)
+        from asyncbackup.counting import count_ahead
+
+        await count_ahead(self._walk_settings, self._counters)
 
     @property
     def _pack_below_bytes(self) -> int:
