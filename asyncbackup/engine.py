@@ -99,7 +99,7 @@ async def run_section(
     a run would look at; ``scan_ahead`` counts the tree beside a run that lasts, so that
     ``counters`` can tell how much is left. ``database`` is used in place of the
     section's own. ``reading`` is a process that reads small files, made by
-    :func:`~asyncbackup.pipeline.side_reader.fork_reader` before there was a
+    :func:`~asyncbackup.pipeline.reading_process.fork_reader` before there was a
     thread; without one they are read in threads.
 
     Failures confined to single files are in the summary. Raises

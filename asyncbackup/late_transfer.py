@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from asyncbackup.flow.channel import ChannelWatches, Receiver, Sender
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.model import Change, RunCounters
     from asyncbackup.pipeline.holdings import KnownContents
@@ -77,15 +78,16 @@ async def late_transfer(
     counters: RunCounters,
     stop: StopRequest,
     contents: KnownContents | None = None,
+    reading: SideProcess | None = None,
 ) -> AsyncIterator[LateTransfer]:
     """A transfer that is made with ``settings`` when the first change comes, and cleaned up however the
-    block ends."""
+    block ends. ``reading`` is the process that reads small files, where there is one."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Transfer:
             from asyncbackup.pipeline.transfer import open_transfer
 
-            opened = open_transfer(await settings(), store, journal, counters, stop, contents)
+            opened = open_transfer(await settings(), store, journal, counters, stop, contents, reading)
             return await stack.enter_async_context(opened)
 
         yield LateTransfer(make)

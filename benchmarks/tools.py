@@ -106,8 +106,7 @@ def asyncbackup(
             unchanged=[*command, "run"],
             restored=[*command, "restore", "tree", "--target", str(place.target)],
             restored_at=place.target,
-            # As it is where it is installed: compiled once, not at every start.
-            environment={"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": ""},
+            environment={"PYTHONPATH": str(source)},
             folder=repository if to_folder else None,
         )
 

@@ -56,6 +56,9 @@ class _Closing:
         self._sock = sock
         self._sends_left = 2 * answers
 
+    def recv(self, size: int, flags: int) -> bytes:
+        return self._sock.recv(size, flags)
+
     def recv_into(self, view: memoryview) -> int:
         return self._sock.recv_into(view)
 

@@ -17,7 +17,7 @@ from asyncbackup.cli.session import select
 from asyncbackup.cli.summary import failure_events, run_fields, run_lines
 from asyncbackup.config_file import MAX_CONCURRENCY
 from asyncbackup.model import RunCounters
-from asyncbackup.pipeline.side_reader import fork_reader
+from asyncbackup.pipeline.reading_process import fork_reader
 
 if TYPE_CHECKING:
     from asyncbackup.cli.output import Output

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
-from asyncbackup.flow.side_process import SideProcess, fork_side_process
 from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, reply_of, results_of
+from asyncbackup.pipeline.reading_process import SLOT_BYTES
 from asyncbackup.pipeline.small_reader import Arena, SmallReader
 
 if TYPE_CHECKING:
@@ -19,18 +19,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Sequence
 
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.model import Change
     from asyncbackup.pipeline.small_reader import SmallResults
     from asyncbackup.pipeline.transfer_settings import ReadSettings
-
-SLOT_BYTES = 4 * 1024 * 1024 + 64 * 1024
-"""The contents of a batch, and a byte for each of them."""
-SLOTS = 8
-
-
-def fork_reader() -> SideProcess | None:
-    """The process, not yet asked anything; ``None`` where there is none. See :func:`fork_side_process`."""
-    return fork_side_process(serve_reads, memory_bytes=SLOTS * SLOT_BYTES)
 
 
 class SideReader:
@@ -76,8 +68,8 @@ async def open_side_reader(
         yield None if calls is None else SideReader(settings, calls)
 
 
-def serve_reads(sock: socket.socket, memory: mmap.mmap) -> None:
-    """What the process does: read batch after batch as it is asked to. Blocks."""
+def answer_reads(sock: socket.socket, memory: mmap.mmap) -> None:
+    """What the process does once it is asked: read batch after batch. Blocks."""
     decoder, encoder = msgspec.msgpack.Decoder(ReadRequest), msgspec.msgpack.Encoder()
     reader: SmallReader | None = None
 

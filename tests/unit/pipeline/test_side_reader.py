@@ -15,7 +15,8 @@ from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.model import Action, Extent
 from asyncbackup.pipeline import attributes
 from asyncbackup.pipeline.payload import PackItem, WholePayload
-from asyncbackup.pipeline.side_reader import SLOT_BYTES, SLOTS, open_side_reader, serve_reads
+from asyncbackup.pipeline.reading_process import SLOT_BYTES, SLOTS, serve_reads
+from asyncbackup.pipeline.side_reader import open_side_reader
 from asyncbackup.pipeline.small_reader import SmallReader
 from tests.side import dying_side_thread, side_thread
 from tests.unit.pipeline.readings import MIB, see, transfer_settings, upload
