@@ -110,11 +110,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObjectReader(Protocol):
-    """An open object. Iterate once; chunks are of any size and become the caller's."""
+    """An open object. Iterate once, where chunks are of any size and become the caller's, or :meth:`fill`."""
 
     info: ObjectInfo
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def fill(self, view: memoryview) -> int:
+        """Read the next bytes into ``view`` until that is full, fewer only at the end; returns how many.
+
+        So a large object costs no memory but the caller's. Raises as iterating does. Nothing is
+        written into ``view`` once this has returned, raised, or ended in a cancellation.
+        """
 
 
 class Store(Protocol):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from asyncbackup.errors import ObjectRefusedError, StoreError
+from asyncbackup.flow.hops import hop
 from asyncbackup.flow.load import RequestLoad
 from asyncbackup.flow.window import Window
 from asyncbackup.flow.workers import ThreadGate
@@ -270,11 +271,26 @@ class _LocalReader:
         position, chunk = self._offset, self._first
         while position < self._end:
             if not chunk:
-                reason = f"the file ended {self._end - position} bytes early"
-                raise StoreError("GetObject", self.info.key, reason, code="ShortBody")
+                raise self._ended_early(position)
             yield chunk
             position += len(chunk)
             chunk = await self._read(position)
+
+    async def fill(self, view: memoryview) -> int:
+        begin, view = self._offset, view[: self._end - self._offset]
+        if view and self._first:
+            first = self._first[: len(view)]
+            view[: len(first)] = first
+            self._first = self._first[len(first) :]
+            self._offset += len(first)
+        while room := view[self._offset - begin :]:
+            with translated("GetObject", self.info.key):
+                # The thread is waited for in any case: it writes into what is the caller's.
+                count = await hop(self._gate, os.preadv, self._descriptor, [room], self._offset)
+            if not count:
+                raise self._ended_early(self._offset)
+            self._offset += count
+        return len(view)
 
     async def _read(self, position: int) -> bytes:
         wanted = min(READ_BYTES, self._end - position)
@@ -282,6 +298,10 @@ class _LocalReader:
             return b""
         with translated("GetObject", self.info.key):
             return await self._gate.run(os.pread, self._descriptor, wanted, position)
+
+    def _ended_early(self, position: int) -> StoreError:
+        reason = f"the file ended {self._end - position} bytes early"
+        return StoreError("GetObject", self.info.key, reason, code="ShortBody")
 
 
 def _end(info: ObjectInfo, offset: int, length: int | None) -> int:

@@ -310,6 +310,9 @@ class _NothingToRead:
         for chunk in _NO_CHUNKS:
             yield chunk
 
+    async def fill(self, view: memoryview) -> int:
+        return 0
+
 
 def _too_large(key: str, size: int, limit: int) -> StoreError:
     return StoreError(

@@ -23,7 +23,7 @@ SLOWEST_BYTES_PER_SECOND = 1024
 
 
 class S3Reader:
-    """An open object, or a range of it. Iterate once; :meth:`close` in any case.
+    """An open object, or a range of it. Iterate once, or :meth:`fill`; :meth:`close` in any case.
 
     Without ``described`` of its ``info`` only size and ETag are filled. Holds a request slot while a
     connection is open. After a break it goes on with a further
@@ -50,6 +50,8 @@ class S3Reader:
         self._end = offset + length if length is not None else -1
         self._download: Download | None = None
         self._began = 0.0
+        self._came = 0.0
+        """When the last bytes came, by the event loop's clock, or were first waited for."""
         self._received = 0
         self._skip = 0
         self._breaks = 0
@@ -80,11 +82,71 @@ class S3Reader:
                     return chunk
                 if self._end < 0:
                     break  # Neither the caller nor the endpoint named a length.
-                missing = self._end - self._position
-                failure = self._broken(f"the body ended {missing} bytes early", "ShortBody")
+                failure = self._ended_early()
             await self._resume(failure)
         self._disconnect(Outcome.ANSWERED)
         return b""
+
+    async def fill(self, view: memoryview) -> int:
+        """Read into ``view`` until that is full; fewer bytes only at the end. Not to be mixed with iterating.
+
+        The slot is given back with the last byte, where it is known which that is.
+        """
+        begin = self._position
+        self._came = asyncio.get_running_loop().time()
+        while self._download is not None and (room := self._room(view, begin)):
+            try:
+                more = await self._receive_into(room)
+            except TransientError as error:
+                failure = error
+            else:
+                if more:
+                    continue
+                if self._end < 0:
+                    self._disconnect(Outcome.ANSWERED)
+                    break  # Neither the caller nor the endpoint named a length.
+                failure = self._ended_early()
+            await self._resume(failure)
+        if self._position == self._end:
+            self._disconnect(Outcome.ANSWERED)
+        return self._position - begin
+
+    def _room(self, view: memoryview, begin: int) -> memoryview:
+        """Where the next bytes go: also those that are to be passed over, which others replace."""
+        room = view[self._position - begin :]
+        if self._skip:
+            return room[: self._skip]
+        return room if self._end < 0 else room[: self._end - self._position]
+
+    async def _receive_into(self, room: memoryview) -> bool:
+        """Whether more may come, after what came was put into ``room``."""
+        assert self._download is not None
+        loop, clock = asyncio.get_running_loop(), self._requests.clock
+        patience = self._requests.timeout_seconds
+        began, received = clock.now(), self._received
+
+        def progress(count: int) -> None:
+            self._came = loop.time()
+            self._since_break += count
+            self._received += count
+            if self._skip:
+                self._skip -= count
+            else:
+                self._position += count
+
+        try:
+            # Moving the time-out on with each piece would cost more than receiving some of them.
+            async with asyncio.timeout_at(self._came + patience):
+                await self._download.fill(room, progress)
+            more = self._received > received
+        except TimeoutError as error:
+            if loop.time() >= self._came + patience:
+                raise self._broken(f"no byte came for {patience:.0f} s", "Timeout") from error
+            more = True
+        finally:
+            self._waited_seconds += clock.now() - began
+        self._check_pace()
+        return more
 
     async def _receive(self) -> bytes:
         """The next bytes that belong to what was asked for; ``b""`` at the end of the body."""
@@ -109,12 +171,13 @@ class S3Reader:
         chunk = self._download.received() or await self._wait()
         self._since_break += len(chunk)
         self._received += len(chunk)
-        if (
-            self._waited_seconds
-            > self._requests.timeout_seconds + self._since_break / SLOWEST_BYTES_PER_SECOND
-        ):
-            raise self._broken("the body comes too slowly", "Timeout")
+        self._check_pace()
         return chunk
+
+    def _check_pace(self) -> None:
+        allowed = self._requests.timeout_seconds + self._since_break / SLOWEST_BYTES_PER_SECOND
+        if self._waited_seconds > allowed:
+            raise self._broken("the body comes too slowly", "Timeout")
 
     async def _wait(self) -> bytes:
         assert self._download is not None
@@ -149,6 +212,7 @@ class S3Reader:
 
         self._received = 0
         self._download = await self._requests.run("GetObject", self._key, send, keep_slot=True)
+        self._came = asyncio.get_running_loop().time()
         self._align(self._download, offset, length)
         if self.info.size < 0:
             self.info = self._download.info
@@ -177,6 +241,9 @@ class S3Reader:
         if download is not None:
             download.close()
             self._requests.slots.release(outcome, began=self._began, size=self._received, failure=failure)
+
+    def _ended_early(self) -> TransientError:
+        return self._broken(f"the body ended {self._end - self._position} bytes early", "ShortBody")
 
     def _broken(self, reason: str, code: str) -> TransientError:
         return TransientError("GetObject", self._key, reason, code=code)

@@ -41,6 +41,11 @@ class Download(Protocol):
     async def read(self) -> bytes:
         """The next bytes; ``b""`` at the end. Raises ``TransientError`` when the connection breaks."""
 
+    async def fill(self, view: memoryview, progress: Callable[[int], None]) -> None:
+        """Receive the next bytes into ``view``: as many as it has room for, or at least one, or none at the
+        end. ``progress`` is told how many, as they come. Raises as :meth:`read` does; then, too, what
+        ``progress`` was told of is there, and the next call goes on behind it."""
+
     def close(self) -> None:
         """Drop the connection unless the body was read to its end."""
 
@@ -214,6 +219,12 @@ class _BotoDownload:
         with translated(self._target):
             chunk: bytes = await self._body.read(READ_BYTES)
             return chunk
+
+    async def fill(self, view: memoryview, progress: Callable[[int], None]) -> None:
+        with translated(self._target):
+            chunk: bytes = await self._body.read(min(READ_BYTES, len(view)))
+        view[: len(chunk)] = chunk
+        progress(len(chunk))
 
     def close(self) -> None:
         self._body.close()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BODY = pattern(1_000_017)
 
 OpenStore = Callable[..., AbstractAsyncContextManager[Store]]
+Read = Callable[..., Awaitable[bytes]]
 
 
 @pytest.fixture
@@ -64,10 +65,16 @@ async def _fetch(store: Store) -> bytes:
     return b"".join(await store.fetch("key", size=len(BODY)))
 
 
-@pytest.mark.parametrize("read", [_read, _fetch])
+async def _fill(store: Store, offset: int = 0, length: int | None = None) -> bytes:
+    async with store.open("key", offset=offset, length=length) as reader:
+        buffer = memoryview(bytearray(len(BODY) + 1))
+        return bytes(buffer[: await reader.fill(buffer)])
+
+
+@pytest.mark.parametrize("read", [_read, _fetch, _fill])
 @pytest.mark.parametrize("after", [0, 1, 700_000, len(BODY) - 1])
 async def test_a_broken_connection_is_resumed(
-    proxy: FaultProxy, through: OpenStore, after: int, read: Callable[[Store], Awaitable[bytes]]
+    proxy: FaultProxy, through: OpenStore, after: int, read: Read
 ) -> None:
     ranges = []
 
@@ -90,25 +97,28 @@ async def test_a_broken_connection_is_resumed(
     assert asked[1] == etag
 
 
-async def test_a_range_is_resumed_within_itself(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_a_range_is_resumed_within_itself(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     proxy.plan("GetObject", reset_in_response(300_000))
     proxy.plan("GetObject", reset_in_response(100_000))
     async with through() as store:
-        assert await _read(store, 1000, 900_000) == BODY[1000:901_000]
+        assert await read(store, 1000, 900_000) == BODY[1000:901_000]
         assert store.requests["GetObject"] == 3
 
 
-async def test_breaks_without_end_are_given_up(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_breaks_without_end_are_given_up(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     proxy.plan("GetObject", reset_in_response(1000), times=0)
     async with through() as store:
         with pytest.raises(StoreError, match="given up after 3 attempts"):
-            await _read(store)
+            await read(store)
         assert store.requests["GetObject"] == 3
         proxy.heal()
-        assert await _read(store) == BODY
+        assert await read(store) == BODY
 
 
-async def test_two_objects_are_never_mixed(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_two_objects_are_never_mixed(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     async with through() as store:
 
         async def change_then_reset(exchange: Exchange) -> None:
@@ -120,10 +130,11 @@ async def test_two_objects_are_never_mixed(proxy: FaultProxy, through: OpenStore
 
         proxy.plan("GetObject", change_then_reset)
         with pytest.raises(StoreError, match="GetObject of 'key'"):
-            await _read(store)
+            await read(store)
 
 
-async def test_a_body_that_ends_early_is_resumed(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_a_body_that_ends_early_is_resumed(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     async def claim_less(exchange: Exchange) -> None:
         response = await exchange.forward()
         head = re.sub(rb"(?i)content-length: \d+", b"Content-Length: 500", response.head)
@@ -132,10 +143,13 @@ async def test_a_body_that_ends_early_is_resumed(proxy: FaultProxy, through: Ope
     proxy.plan("GetObject", claim_less)
     async with through() as store:
         # A ranged answer says how much there should have been; a whole one is believed.
-        assert await _read(store, 10, 100_000) == BODY[10:100_010]
+        assert await read(store, 10, 100_000) == BODY[10:100_010]
 
 
-async def test_more_bytes_than_asked_for_are_not_passed_on(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_more_bytes_than_asked_for_are_not_passed_on(
+    proxy: FaultProxy, through: OpenStore, read: Read
+) -> None:
     async def claim_more(exchange: Exchange) -> None:
         response = await exchange.forward()
         extra = response.body + b"extra bytes"
@@ -144,7 +158,7 @@ async def test_more_bytes_than_asked_for_are_not_passed_on(proxy: FaultProxy, th
 
     proxy.plan("GetObject", claim_more)
     async with through() as store:
-        assert await _read(store, 10, 100_000) == BODY[10:100_010]
+        assert await read(store, 10, 100_000) == BODY[10:100_010]
 
 
 def _as_200(response: Response) -> Response:
@@ -153,11 +167,12 @@ def _as_200(response: Response) -> Response:
     return Response(head, response.body)
 
 
+@pytest.mark.parametrize("read", [_read, _fill])
 @pytest.mark.parametrize(
     ("offset", "length"), [(0, 1000), (1000, 500_000), (len(BODY) - 5, 5), (0, len(BODY)), (77, None)]
 )
 async def test_a_server_that_ignores_ranges(
-    proxy: FaultProxy, through: OpenStore, offset: int, length: int | None
+    proxy: FaultProxy, through: OpenStore, offset: int, length: int | None, read: Read
 ) -> None:
     async def whole(exchange: Exchange) -> None:
         exchange.request.head = re.sub(rb"(?i)range: [^\r]*\r\n", b"", exchange.request.head)
@@ -166,22 +181,24 @@ async def test_a_server_that_ignores_ranges(
     proxy.plan("GetObject", whole)
     async with through() as store:
         expected = BODY[offset:] if length is None else BODY[offset : offset + length]
-        assert await _read(store, offset, length) == expected
+        assert await read(store, offset, length) == expected
 
 
+@pytest.mark.parametrize("read", [_read, _fill])
 @pytest.mark.parametrize(("offset", "length"), [(1000, 500_000), (len(BODY) - 5, 5)])
 async def test_a_server_that_calls_a_part_the_whole(
-    proxy: FaultProxy, through: OpenStore, offset: int, length: int
+    proxy: FaultProxy, through: OpenStore, offset: int, length: int, read: Read
 ) -> None:
     async def part_as_whole(exchange: Exchange) -> None:
         await exchange.pass_on(_as_200(await exchange.forward()))
 
     proxy.plan("GetObject", part_as_whole)
     async with through() as store:
-        assert await _read(store, offset, length) == BODY[offset : offset + length]
+        assert await read(store, offset, length) == BODY[offset : offset + length]
 
 
-async def test_a_server_that_sends_another_range(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_a_server_that_sends_another_range(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     async def shifted(exchange: Exchange) -> None:
         exchange.request.head = exchange.request.head.replace(b"bytes=1000-1999", b"bytes=1001-2000")
         await exchange.pass_on(await exchange.forward())
@@ -189,10 +206,11 @@ async def test_a_server_that_sends_another_range(proxy: FaultProxy, through: Ope
     proxy.plan("GetObject", shifted)
     async with through() as store:
         with pytest.raises(StoreError, match="sent bytes from 1001 on where 1000 was asked for"):
-            await _read(store, 1000, 1000)
+            await read(store, 1000, 1000)
 
 
-async def test_silence_in_mid_body_is_noticed(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_silence_in_mid_body_is_noticed(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     async def fall_silent(exchange: Exchange) -> None:
         response = await exchange.forward()
         await exchange.send(response.head + response.body[:1000])
@@ -201,7 +219,7 @@ async def test_silence_in_mid_body_is_noticed(proxy: FaultProxy, through: OpenSt
     proxy.plan("GetObject", fall_silent)
     proxy.plan("GetObject", silence)
     async with through(timeout_seconds=0.6) as store:
-        assert await _read(store) == BODY
+        assert await read(store) == BODY
         assert store.requests["GetObject"] == 3
 
 
@@ -260,11 +278,12 @@ async def test_a_listing_that_is_none(proxy: FaultProxy, through: OpenStore, bod
             await anext(store.list(""))
 
 
-async def test_an_archived_object_says_so(proxy: FaultProxy, through: OpenStore) -> None:
+@pytest.mark.parametrize("read", [_read, _fill])
+async def test_an_archived_object_says_so(proxy: FaultProxy, through: OpenStore, read: Read) -> None:
     proxy.plan("GetObject", answering(403, error_body("InvalidObjectState")))
     async with through() as store:
         with pytest.raises(StoreError, match="archived; restore it"):
-            await _read(store)
+            await read(store)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,29 @@ async def test_ranges(store: Store, offset: int, length: int | None) -> None:
     assert got == (body[offset:] if length is None else body[offset : offset + length])
 
 
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 1), (0, None), (77, None), (1000, 2_000_000), (2_999_999, None), (5, 0)]
+)
+@pytest.mark.parametrize("room", [1_000_000, 3_000_001])
+async def test_reading_into_the_callers_memory(
+    store: Store, offset: int, length: int | None, room: int
+) -> None:
+    body = pattern(3_000_000)
+    await store.put("filled", body, sha256=digest(body))
+    expected = body[offset:] if length is None else body[offset : offset + length]
+
+    async with store.open("filled", offset=offset, length=length) as reader:
+        got, buffer = bytearray(), memoryview(bytearray(room))
+        while len(got) < len(expected):
+            count = await reader.fill(buffer)
+            assert count == min(room, len(expected) - len(got))
+            got += buffer[:count]
+        assert await reader.fill(buffer) == 0
+
+    assert got == expected
+    assert await store.get("filled", limit=len(body)) == body
+
+
 @pytest.mark.parametrize(("offset", "length"), [(11, None), (11, 1), (0, 11), (5, 6)])
 async def test_a_range_that_the_object_does_not_have(store: Store, offset: int, length: int | None) -> None:
     await store.put("short", b"0123456789", sha256=digest(b"0123456789"))

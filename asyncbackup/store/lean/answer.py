@@ -107,6 +107,17 @@ class AnswerParser:
             self.done = True
         return self.done
 
+    @property
+    def plain_left(self) -> int:
+        """Bytes of the body that are still to come, nothing between them; 0 where that is not known."""
+        return 0 if self._chunked else self._left
+
+    def passed_by(self, count: int) -> None:
+        """So many bytes of the body, fewer than :attr:`plain_left`, were received without :meth:`feed`."""
+        if not 0 <= count < self.plain_left:
+            raise ValueError(f"{count} bytes passed by, of {self.plain_left} that are left")
+        self._left -= count
+
     def _head(self, head: bytes) -> None:
         try:
             first, _, rest = head.decode("utf-8").partition("\r\n")

@@ -22,12 +22,14 @@ SMALL_BYTES = 64 * 1024
 """A body up to here goes out in one call; the socket's buffer is not waited for."""
 CONTINUE_SECONDS = 1.0
 """How long a body waits for its "100 Continue"."""
+DIRECT_BYTES = 64 * 1024
+"""So much of a body has to be missing for it to be worth while to receive into the caller's memory."""
 
 
 class Connection(asyncio.Protocol):
     """Made by :class:`~asyncbackup.store.lean.pool.Pool`, and used by one task at a time.
 
-    The order is :meth:`send`, :meth:`head`, then :meth:`whole` or :meth:`read` to the end. A
+    The order is :meth:`send`, :meth:`head`, then :meth:`whole`, :meth:`read` or :meth:`fill` to the end. A
     connection on which anything else happened is not :attr:`reusable`: whoever holds it drops it
     with :meth:`abort`. Waiting calls raise ``BrokenConnectionError`` and ``MalformedAnswerError``.
     """
@@ -46,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._sent_whole = False
+        self._direct: _Direct | None = None
 
     # What the event loop calls.
 
@@ -69,6 +72,11 @@ class Connection(asyncio.Protocol):
                 self._unread += len(chunk)
                 if self._unread >= READ_BYTES and not parser.done:
                     self._pause_reading()
+        self._wake()
+
+    def filled(self) -> None:
+        """Nothing more has room: leave the socket alone, and wake who waits for it."""
+        self._pause_reading()
         self._wake()
 
     def eof_received(self) -> None:
@@ -198,8 +206,34 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._error is not None:
                 raise self._broken()
+            self._receive_through_parser()
             await self._wait()
         return self.received()
+
+    async def fill(self, view: memoryview, progress: Callable[[int], None]) -> None:
+        """Receive the body into ``view`` until that is full, or the body has ended.
+
+        ``progress`` is told how many bytes came, as they come, also those before an error. Nothing is
+        written into ``view`` once this has returned, raised or been cancelled; after that the body goes
+        on where it was.
+        """
+        parser = self._parser
+        assert parser is not None
+        while view:
+            if self._chunks:
+                count = self._pour_chunk(view)
+                progress(count)
+            elif parser.done:
+                return
+            elif self._error is not None:
+                raise self._broken()
+            elif parser.plain_left > DIRECT_BYTES or (self._direct and parser.plain_left > 1):
+                count = await self._receive_directly(view, parser, progress)
+            else:
+                self._receive_through_parser()
+                await self._wait()
+                continue
+            view = view[count:]
 
     def received(self) -> bytes:
         """As :meth:`read`, without waiting: ``b""`` also where nothing has come."""
@@ -219,6 +253,56 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and self._unread < READ_BYTES:
             self._resume_reading()
         return chunk
+
+    def _pour_chunk(self, view: memoryview) -> int:
+        """Move what came with the head, or in chunks, into ``view``."""
+        chunk = self._chunks.popleft()
+        if len(chunk) > len(view):
+            self._chunks.appendleft(chunk[len(view) :])
+            chunk = chunk[: len(view)]
+        view[: len(chunk)] = chunk
+        self._unread -= len(chunk)
+        if self._reading_paused and self._direct is None and self._unread < READ_BYTES:
+            self._resume_reading()
+        return len(chunk)
+
+    async def _receive_directly(
+        self, view: memoryview, parser: AnswerParser, progress: Callable[[int], None]
+    ) -> int:
+        # The last byte of a body passes through the parser, which sees what comes beyond it.
+        direct = self._direct
+        if direct is None:
+            direct = self._direct = _Direct(self)
+            self._switch_to(direct)
+        room = direct.room = view[: parser.plain_left - 1]
+        size = len(room)
+
+        def moved(count: int) -> None:
+            parser.passed_by(count)
+            progress(count)
+
+        direct.moved = moved
+        self._resume_reading()
+        try:
+            while direct.room and self._error is None:
+                await self._wait()
+        finally:
+            left, direct.room, direct.moved = len(direct.room), _NO_ROOM, _nothing
+            self._pause_reading()
+        return size - left
+
+    def _receive_through_parser(self) -> None:
+        """Let what comes go to :meth:`data_received` again, if it did not."""
+        if self._direct is not None:
+            self._direct = None
+            self._switch_to(self)
+            self._resume_reading()
+
+    def _switch_to(self, protocol: asyncio.BaseProtocol) -> None:
+        # Event loops look at what kind of protocol it is when they begin to read.
+        self._pause_reading()
+        if self._transport is not None:
+            self._transport.set_protocol(protocol)
 
     def _interrupted(self) -> bool:
         """Nothing more is to be sent: the final answer began, or the connection is gone."""
@@ -262,3 +346,45 @@ class Connection(asyncio.Protocol):
         broken = BrokenConnectionError(str(error))
         broken.__cause__ = error
         return broken
+
+
+class _Direct(asyncio.BufferedProtocol):
+    """What a connection's transport talks to while a body is received into its reader's memory.
+
+    ``room`` is what is not full yet of it. While there is none the socket is left alone.
+    """
+
+    __slots__ = ("_connection", "moved", "room")
+
+    def __init__(self, connection: Connection) -> None:
+        self.room = _NO_ROOM
+        self.moved: Callable[[int], None] = _nothing
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.room = self.room[nbytes:]
+        self.moved(nbytes)
+        if not self.room:
+            self._connection.filled()
+
+    def eof_received(self) -> None:
+        self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
+
+
+_NO_ROOM = memoryview(b"")
+
+
+def _nothing(_: int) -> None:
+    pass

@@ -34,7 +34,7 @@ from asyncbackup.store.s3_transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from asyncbackup.store.lean.answer import AnswerParser
     from asyncbackup.store.lean.connection import Connection
@@ -452,6 +452,10 @@ class _LeanDownload:
     async def read(self) -> bytes:
         with translated(self._target):
             return await self._connection.read()
+
+    async def fill(self, view: memoryview, progress: Callable[[int], None]) -> None:
+        with translated(self._target):
+            await self._connection.fill(view, progress)
 
     def close(self) -> None:
         if not self._given:

@@ -11,7 +11,7 @@ import uvloop
 
 from asyncbackup.store.body import PIECE_BYTES
 from asyncbackup.store.lean import connection as connection_module
-from asyncbackup.store.lean.connection import READ_BYTES, Connection
+from asyncbackup.store.lean.connection import DIRECT_BYTES, READ_BYTES, WHOLE_LIMIT, Connection
 from asyncbackup.store.lean.errors import (
     BrokenConnectionError,
     MalformedAnswerError,
@@ -106,6 +106,25 @@ async def ask(pool: Pool, *, body: bytes = b"", expect: bool = False) -> tuple[i
         return answer.status, await connection.whole(), kept
     finally:
         pool.give(connection)
+
+
+async def begin(pool: Pool) -> Connection:
+    """A connection on which a GET was sent, and the head of its answer came."""
+    connection = await pool.take()
+    await connection.send(GET, b"", 0, expect=False, progress=nothing)
+    await connection.head()
+    return connection
+
+
+async def filled(connection: Connection, *, room: int) -> bytes:
+    """All of a body, received into one buffer of ``room`` bytes again and again."""
+    body, buffer = bytearray(), memoryview(bytearray(room))
+    while True:
+        counts: list[int] = []
+        await connection.fill(buffer, counts.append)
+        body += buffer[: sum(counts)]
+        if sum(counts) < room:
+            return bytes(body)
 
 
 def test_requests_follow_on_one_connection(run: Run) -> None:
@@ -342,6 +361,136 @@ def test_a_body_in_tiny_chunks_is_read_in_large_ones(run: Run) -> None:
         async with serving(answering(head + chunks + b"0\r\n\r\n")) as (_, pool):
             _, body, _ = await ask(pool)
             assert body == bytes(number % 256 for number in range(100_000))
+
+    run(test())
+
+
+PATTERN = bytes(range(251)) * 20_000
+
+
+@pytest.mark.parametrize("size", [0, 1, DIRECT_BYTES, DIRECT_BYTES + 1, 1_000_000, len(PATTERN)])
+@pytest.mark.parametrize("room", [1000, 1_000_000, 8_000_000])
+def test_a_body_is_received_into_the_callers_memory(run: Run, size: int, room: int) -> None:
+    async def test() -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + PATTERN[:size]
+        async with serving(answering(answer)) as (server, pool):
+            for _ in range(2):
+                connection = await begin(pool)
+                assert await filled(connection, room=max(room, size // 100)) == PATTERN[:size]
+                pool.give(connection)
+                assert await ask(pool) == (200, PATTERN[:size][:WHOLE_LIMIT], True)
+            assert len(server.ended) == (1 if size <= WHOLE_LIMIT else 2), "whole bodies leave them usable"
+
+    run(test())
+
+
+def test_a_chunked_body_is_received_into_the_callers_memory(run: Run) -> None:
+    chunks = b"%x\r\n%b\r\n" % (len(PATTERN), PATTERN) * 2
+
+    async def test() -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with serving(answering(head + chunks + b"0\r\n\r\n")) as (_, pool):
+            connection = await begin(pool)
+            assert await filled(connection, room=1_000_000) == PATTERN * 2
+            assert connection.reusable
+            pool.give(connection)
+
+    run(test())
+
+
+@pytest.mark.parametrize("reads_first", [True, False], ids=["then filled", "then read"])
+def test_ways_of_receiving_may_follow_each_other(run: Run, reads_first: bool) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PATTERN) + PATTERN
+
+    async def test() -> None:
+        async with serving(answering(answer)) as (_, pool):
+            connection = await begin(pool)
+            body = b""
+            if reads_first:
+                body = await connection.read() + await connection.read()
+                body += await filled(connection, room=1_000_000)
+            else:
+                buffer = memoryview(bytearray(1_000_000))
+                await connection.fill(buffer, lambda _: None)
+                body = bytes(buffer)
+                while chunk := await connection.read():
+                    body += chunk
+            assert body == PATTERN
+            assert connection.reusable
+            pool.give(connection)
+
+    run(test())
+
+
+def test_what_comes_behind_a_body_that_was_filled_ends_the_connection(run: Run) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PATTERN) + PATTERN + OK
+
+    async def test() -> None:
+        async with serving(answering(answer)) as (_, pool):
+            connection = await begin(pool)
+            assert await filled(connection, room=len(PATTERN)) == PATTERN
+            assert not connection.reusable
+            pool.give(connection)
+
+    run(test())
+
+
+def test_what_came_before_a_break_is_there(run: Run) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PATTERN)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + PATTERN[:3_000_000])
+        await writer.drain()
+        writer.close()
+
+    async def test() -> None:
+        async with serving(script) as (_, pool):
+            connection = await begin(pool)
+            counts: list[int] = []
+            buffer = memoryview(bytearray(len(PATTERN)))
+            with pytest.raises(BrokenConnectionError):
+                await connection.fill(buffer, counts.append)
+            assert sum(counts) == 3_000_000
+            assert buffer[:3_000_000] == PATTERN[:3_000_000]
+            pool.give(connection)
+
+    run(test())
+
+
+def test_a_buffer_is_left_alone_once_it_was_given_up(run: Run) -> None:
+    go, came = asyncio.Event(), asyncio.Event()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PATTERN)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readuntil(b"\r\n\r\n") and head + PATTERN[:100_000])
+        await go.wait()
+        writer.write(PATTERN[100_000:])
+        writer.write(await reader.readuntil(b"\r\n\r\n") and OK)
+
+    async def test() -> None:
+        async with serving(script) as (_, pool):
+            connection = await begin(pool)
+            got = 0
+
+            def progress(count: int) -> None:
+                nonlocal got
+                got += count
+                if got == 100_000:
+                    came.set()
+
+            given_up = memoryview(bytearray(len(PATTERN)))
+            filling = asyncio.ensure_future(connection.fill(given_up, progress))
+            await came.wait()
+            filling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await filling
+            go.set()
+            rest = await filled(connection, room=1_000_000)
+            assert bytes(given_up[:got]) + rest == PATTERN
+            assert not any(given_up[got:])
+            pool.give(connection)
+            assert await ask(pool) == (200, b"ok", True)
 
     run(test())
 
