@@ -139,6 +139,7 @@ class Opener:
         self._size: int | None = None
         self._fed = 0
         self._decryptor: Cobblestone256Decryptor | None = None
+        self._opened = memoryview(bytearray())
 
     @property
     def size(self) -> int | None:
@@ -147,13 +148,38 @@ class Opener:
 
     def feed(self, data: bytes | bytearray | memoryview) -> bytes:
         """The content that ``data`` completes, a whole number of 16 KiB chunks."""
+        decryptor, view = self._begun(data)
+        if decryptor is None:
+            return b""
+        try:
+            return decryptor.update(view)
+        except _refusals():
+            raise _damaged(self._object_key) from None
+
+    def feed_view(self, data: bytes | bytearray | memoryview) -> memoryview:
+        """As :meth:`feed`, always into the same memory: a view that is valid until the next call."""
+        decryptor, view = self._begun(data)
+        if decryptor is None:
+            return self._opened[:0]
+        room = len(view) + SEALED_CHUNK_SIZE
+        if len(self._opened) < room:
+            self._opened = memoryview(bytearray(room))
+        try:
+            return self._opened[: decryptor.update_into(view, self._opened)]
+        except _refusals():
+            raise _damaged(self._object_key) from None
+
+    def _begun(
+        self, data: bytes | bytearray | memoryview
+    ) -> tuple[Cobblestone256Decryptor | None, memoryview]:
+        """What opens the message, once the header has come, and what of it is in ``data``."""
         view = memoryview(data).cast("B")
         if self._decryptor is None:
             missing = HEADER_SIZE - len(self._header)
             self._header += bytes(view[:missing])
             view = view[missing:]
             if len(self._header) < HEADER_SIZE:
-                return b""
+                return None, view
             self._size = read_header(self._header, self._object_key)
             bound = context(self._repository, self._section, self._object_key, self._header)
             from cryptography.cobblestone import Cobblestone256Decryptor
@@ -163,10 +189,7 @@ class Opener:
         assert self._size is not None
         if self._size != UNKNOWN_SIZE and HEADER_SIZE + self._fed > sealed_size(self._size):
             raise _damaged(self._object_key, "it is longer than its header says")
-        try:
-            return self._decryptor.update(view)
-        except _refusals():
-            raise _damaged(self._object_key) from None
+        return self._decryptor, view
 
     def finish(self) -> bytes:
         """The last bytes of the content. Raises if the object was cut off or is not of the announced size."""

@@ -221,6 +221,10 @@ class RangeStream:
         del held[:place]
         return b"".join(pieces)
 
+    def feed_view(self, data: bytes | bytearray | memoryview) -> bytes:
+        """As :meth:`feed`: what opens either kind of object as it comes has both."""
+        return self.feed(data)
+
     def finish(self) -> bytes:
         """The last of the content, where it lies in the object's last chunk."""
         rest = self._open(bytes(self._held)) if self._held else b""

@@ -19,7 +19,6 @@ from asyncbackup.restore.metadata import CLOCK_NS, Note, Privileges, apply_to_de
 from asyncbackup.restore.outcome import ContentError, Outcome, done, failed, failed_by, skipped
 from asyncbackup.restore.overwrite import Overwrite, looks_same
 from asyncbackup.restore.temporary import (
-    READ_BYTES,
     TemporaryFile,
     place,
     remove_stale,
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
     from asyncbackup.restore.packed import SpanContents
     from asyncbackup.restore.spans import Member
     from asyncbackup.restore.tree import TargetTree
+    from asyncbackup.store.base import Buffer
 
-
+_READ_BYTES = 1024 * 1024
 _UNLINKABLE = frozenset({errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What ``link`` says where hard links are impossible, whichever file they would be to."""
 
@@ -45,7 +45,7 @@ class FetchedFile(msgspec.Struct, frozen=True, gc=False):
     stored: Sequence[bytes]
     opening: Opening | None = None
 
-    def pieces(self) -> Sequence[bytes]:
+    def pieces(self) -> Sequence[Buffer]:
         """The content, opened and checked; once. Raises ``ContentError``."""
         sha256 = self.row.entry.sha256
         if self.content.as_stored:
@@ -55,7 +55,7 @@ class FetchedFile(msgspec.Struct, frozen=True, gc=False):
             check_digest(self.content, sha256, digest.digest())
             return self.stored
         checker = Checker(self.content, sha256, self.opening)
-        pieces = [piece for chunk in self.stored for piece in checker.feed(chunk)]
+        pieces: list[Buffer] = [piece for chunk in self.stored for piece in checker.feed(chunk)]
         pieces += checker.finish()
         return pieces
 
@@ -194,7 +194,7 @@ class Builder:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     return False
                 digest = hashlib.sha256()
-                while chunk := os.read(descriptor, READ_BYTES):
+                while chunk := os.read(descriptor, _READ_BYTES):
                     digest.update(chunk)
             finally:
                 os.close(descriptor)
@@ -296,7 +296,7 @@ class Builder:
             return
 
     def _write_checked(
-        self, row: SelectedEntry, content: Callable[[], Sequence[bytes | memoryview]], written: Written
+        self, row: SelectedEntry, content: Callable[[], Sequence[Buffer]], written: Written
     ) -> None:
         try:
             written.outcomes.append(self._write_file(row, content()))
@@ -308,7 +308,7 @@ class Builder:
         except OSError as error:
             written.outcomes.append(self.outcome_of(row, error))
 
-    def _write_file(self, row: SelectedEntry, content: Sequence[bytes | memoryview]) -> Outcome:
+    def _write_file(self, row: SelectedEntry, content: Sequence[Buffer]) -> Outcome:
         temporary = TemporaryFile(self.tree, row, self.token)
         try:
             offset = 0

@@ -82,10 +82,16 @@ def _check(extent: Extent, key: str, size: int) -> None:
         )
 
 
+OPENED_BYTES = 256 * 1024
+"""What is opened at once: little enough to be in the processor's cache when it is hashed and written."""
+
+
 class Opening(Protocol):
     """What opens stored bytes as they arrive: an ``Opener`` or a ``RangeStream``."""
 
-    def feed(self, data: bytes) -> bytes: ...
+    def feed(self, data: Buffer) -> bytes: ...
+
+    def feed_view(self, data: Buffer) -> Buffer: ...
 
     def finish(self) -> bytes: ...
 
@@ -97,25 +103,37 @@ class Checker:
     that they are all and the right ones only ``finish`` tells, once all that it
     gives was taken. Pieces are made one by one, so whatever a few bytes expand
     to, one piece at a time is in memory. Use up each iterator before the next call.
+
+    With ``reusing`` a piece is valid only until the next is asked for, and large ones cost no memory anew.
     """
 
-    def __init__(self, content: Content, sha256: bytes, opening: Opening | None) -> None:
+    def __init__(
+        self, content: Content, sha256: bytes, opening: Opening | None, *, reusing: bool = False
+    ) -> None:
         self._content = content
         self._sha256 = sha256
         self._opening = opening
+        self._reusing = reusing
         self._expander = Expander(name=content.key) if content.compressed else None
         self._digest = hashlib.sha256()
         self._skip = content.skip
         self._size = 0
 
-    def feed(self, stored: bytes) -> Iterator[bytes]:
+    def feed(self, stored: Buffer) -> Iterator[Buffer]:
         """The content that ``stored`` completes. Raises ``ContentError``."""
         try:
-            yield from self._taken(stored if self._opening is None else self._opening.feed(stored))
+            if self._opening is None:
+                yield from self._taken(stored)
+            elif not self._reusing:
+                yield from self._taken(self._opening.feed(stored))
+            else:
+                view = memoryview(stored)
+                for start in range(0, len(view), OPENED_BYTES):
+                    yield from self._taken(self._opening.feed_view(view[start : start + OPENED_BYTES]))
         except FormatError as error:
             raise ContentError(str(error), damaged=True) from error
 
-    def finish(self) -> Iterator[bytes]:
+    def finish(self) -> Iterator[Buffer]:
         """The last of the content. Raises ``ContentError`` unless all of it is what was saved."""
         if self._opening is not None:
             try:
@@ -130,7 +148,7 @@ class Checker:
             )
         check_digest(self._content, self._sha256, self._digest.digest())
 
-    def _taken(self, opened: bytes) -> Iterator[bytes]:
+    def _taken(self, opened: Buffer) -> Iterator[Buffer]:
         content = self._content
         if self._expander is None:
             if piece := self._after_skip(opened):
@@ -146,14 +164,14 @@ class Checker:
                 if self._size == content.size:
                     return
 
-    def _after_skip(self, piece: bytes) -> bytes:
+    def _after_skip(self, piece: Buffer) -> Buffer:
         if not self._skip:
             return piece
         dropped = min(self._skip, len(piece))
         self._skip -= dropped
         return piece[dropped:]
 
-    def _counted(self, piece: bytes) -> bytes:
+    def _counted(self, piece: Buffer) -> Buffer:
         self._size += len(piece)
         self._digest.update(piece)
         return piece

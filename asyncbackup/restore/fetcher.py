@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.errors import FormatError, ObjectMissingError, ObjectRefusedError, StoreError
+from asyncbackup.flow.buffers import SpareBuffers
+from asyncbackup.flow.groups import single_error
 from asyncbackup.format.envelope import Opener
 from asyncbackup.format.range_opener import HEAD_SIZE, RangeOpener, RangeStream
 from asyncbackup.restore.content import Content, Opening
@@ -19,9 +22,13 @@ from asyncbackup.store.base import OTHER_SIZE
 if TYPE_CHECKING:
     from asyncbackup.repository.open import Repository
     from asyncbackup.restore.summary import RestoreCounters
+    from asyncbackup.store.base import ObjectReader
 
 ATTEMPTS = 2
 """Downloads of what comes differently from what was saved: a bit may have flipped on the way."""
+
+KEPT_BUFFERS = 32
+"""As many pieces of large files stay allocated at most, to be used again."""
 
 _BEYOND_END = frozenset({"InvalidRange"})
 _CONFINED_CODES = _BEYOND_END | {"WrongRange", "InvalidObjectState", "EACCES", "EPERM", "EIO", "ELOOP"}
@@ -56,6 +63,7 @@ class Fetcher:
         self._repository = repository
         self._counters = counters
         self._heads = PackHeads(self._open_pack)
+        self._spare = SpareBuffers(keep=KEPT_BUFFERS)
 
     @property
     def can_open(self) -> bool:
@@ -93,11 +101,17 @@ class Fetcher:
     async def stretch(self, key: str, offset: int, length: int) -> list[bytes]:
         """``length`` stored bytes of an object from ``offset``, in pieces. Raises ``BeyondEndError`` too."""
         taken: list[bytes] = []
-
-        async def take(chunks: list[bytes]) -> None:
-            taken.extend(chunks)
-
-        await self.pour(Source(key, offset, length, whole=False), take, window_bytes=length)
+        received = 0
+        with _confined(key):
+            async with self._repository.store.open(key, offset=offset, length=length) as reader:
+                async for chunk in reader:
+                    received += len(chunk)
+                    self._counters.bytes_downloaded += len(chunk)
+                    if received > length:
+                        raise _too_long(key, length)
+                    taken.append(chunk)
+        if received != length:
+            raise _too_short(key, received, length)
         return taken
 
     async def _whole(self, key: str, size: int) -> Sequence[bytes]:
@@ -115,7 +129,7 @@ class Fetcher:
     async def pour(
         self,
         source: Source,
-        take: Callable[[list[bytes]], Awaitable[None]],
+        take: Callable[[memoryview], Awaitable[None]],
         *,
         window_bytes: int,
         offset: int = 0,
@@ -123,14 +137,15 @@ class Fetcher:
     ) -> None:
         """Give the stored bytes of a source (or ``length`` of them from ``offset``) to ``take``.
 
-        They come in order, in lists of about ``window_bytes``; nothing more is
-        received while ``take`` works. Never more than were asked for are kept.
+        They come in order, in pieces of half of ``window_bytes``, one of which is received while
+        ``take`` works on the one before. A piece is ``take``'s until it returns. Never more than
+        were asked for are kept.
         """
         key = source.key
         wanted = source.length - offset if length is None else length
         whole = source.whole and wanted == source.length
         store = self._repository.store
-        with _confined(key):
+        with _confined(key), single_error():
             # A whole object is read without a range: that shows how long it is.
             async with (
                 store.open(key) if whole else store.open(key, offset=source.offset + offset, length=wanted)
@@ -139,22 +154,36 @@ class Fetcher:
                     raise ContentError(
                         f"its object {key!r} holds {reader.info.size} bytes, not {source.length}"
                     )
-                received = pending = 0
-                chunks: list[bytes] = []
-                async for chunk in reader:
-                    received += len(chunk)
-                    pending += len(chunk)
-                    self._counters.bytes_downloaded += len(chunk)
-                    if received > wanted:
-                        raise ContentError(f"its object {key!r} holds more than {wanted} bytes")
-                    chunks.append(chunk)
-                    if pending >= window_bytes:
-                        await take(chunks)
-                        chunks, pending = [], 0
-                if received != wanted:
-                    raise ContentError(f"its object {key!r} ends after {received} of {wanted} bytes")
-                if chunks:
-                    await take(chunks)
+                async with asyncio.TaskGroup() as group:
+                    await self._pour_all(reader, key, wanted, max(1, window_bytes // 2), take, group)
+
+    async def _pour_all(
+        self,
+        reader: ObjectReader,
+        key: str,
+        wanted: int,
+        piece_bytes: int,
+        take: Callable[[memoryview], Awaitable[None]],
+        group: asyncio.TaskGroup,
+    ) -> None:
+        async def taking(piece: memoryview) -> None:
+            await take(piece)
+
+        left = wanted
+        under_way: asyncio.Task[None] | None = None
+        while left:
+            piece = self._spare.take(min(piece_bytes, left))
+            count = await reader.fill(piece)
+            self._counters.bytes_downloaded += count
+            left -= count
+            if under_way is not None:
+                await under_way
+            if count < len(piece):
+                raise _too_short(key, wanted - left, wanted)
+            # Its memory is used again once nothing views it: neither this nor the task when it is done.
+            under_way = group.create_task(taking(piece))
+        if await reader.fill(memoryview(bytearray(1))):
+            raise _too_long(key, wanted)
 
     def _opener(self, key: str) -> Opener:
         repository = self._repository
@@ -209,6 +238,14 @@ def stored_range(opener: RangeOpener, offset: int, length: int) -> tuple[int, in
         raise BeyondEndError(
             f"its object {opener.object_key!r} holds {opener.size} bytes, not {offset + length}"
         ) from None
+
+
+def _too_long(key: str, wanted: int) -> ContentError:
+    return ContentError(f"its object {key!r} holds more than {wanted} bytes")
+
+
+def _too_short(key: str, received: int, wanted: int) -> ContentError:
+    return ContentError(f"its object {key!r} ends after {received} of {wanted} bytes")
 
 
 @contextmanager

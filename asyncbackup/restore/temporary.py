@@ -17,10 +17,10 @@ from asyncbackup.restore.tree import BlockedError, TargetTree, split_checked
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.selection import SelectedEntry
+    from asyncbackup.store.base import Buffer
 
 SPARSE_BLOCK_BYTES = 4096
 """Aligned blocks of zeros of this size become holes: the block size of common file systems."""
-READ_BYTES = 1024 * 1024
 
 _ZEROS = bytes(SPARSE_BLOCK_BYTES)
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,16 +61,16 @@ class TemporaryFile:
             raise
         self._open = True
 
-    def write(self, offset: int, content: bytes | memoryview) -> None:
+    def write(self, offset: int, content: Buffer) -> None:
         """Write ``content`` at ``offset``; of a sparse file, blocks of zeros become holes."""
         if self._entry.sparse:
             self._write_sparse(offset, content)
         else:
             self._write_all(offset, content)
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes of what was written."""
-        return os.pread(self._descriptor, size, offset)
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Read what was written into ``buffer``, or the beginning of it; returns how many bytes."""
+        return os.preadv(self._descriptor, [buffer], offset)
 
     def clear(self) -> None:
         """Forget what was written, to begin again."""
@@ -118,21 +118,22 @@ class TemporaryFile:
         finally:
             self._tree.give_back(self._folder)
 
-    def _write_all(self, offset: int, content: bytes | memoryview) -> None:
+    def _write_all(self, offset: int, content: Buffer) -> None:
         written = os.pwrite(self._descriptor, content, offset)
         if written < len(content):
             rest = memoryview(content)
             while written < len(rest):
                 written += os.pwrite(self._descriptor, rest[written:], offset + written)
 
-    def _write_sparse(self, offset: int, content: bytes | memoryview) -> None:
+    def _write_sparse(self, offset: int, content: Buffer) -> None:
         view = memoryview(content)
         begin = position = 0
         while position < len(content):
             block = SPARSE_BLOCK_BYTES - (offset + position) % SPARSE_BLOCK_BYTES
             end = min(position + block, len(content))
             # The file is new: what is never written reads as zeros, also in part of a block.
-            if content[position:end] == _ZEROS[: end - position]:
+            # As bytes: views are compared one item after another.
+            if bytes(view[position:end]) == _ZEROS[: end - position]:
                 if begin < position:
                     self._write_all(offset + begin, view[begin:position])
                 begin = end

@@ -93,7 +93,8 @@ class S3Reader:
         The slot is given back with the last byte, where it is known which that is.
         """
         begin = self._position
-        self._came = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._came = loop.time()
         while self._download is not None and (room := self._room(view, begin)):
             try:
                 more = await self._receive_into(room)
@@ -107,6 +108,7 @@ class S3Reader:
                     break  # Neither the caller nor the endpoint named a length.
                 failure = self._ended_early()
             await self._resume(failure)
+            self._came = loop.time()
         if self._position == self._end:
             self._disconnect(Outcome.ANSWERED)
         return self._position - begin
@@ -212,7 +214,6 @@ class S3Reader:
 
         self._received = 0
         self._download = await self._requests.run("GetObject", self._key, send, keep_slot=True)
-        self._came = asyncio.get_running_loop().time()
         self._align(self._download, offset, length)
         if self.info.size < 0:
             self.info = self._download.info
