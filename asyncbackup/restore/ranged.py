@@ -22,11 +22,12 @@ P = ParamSpec("P")
 
 READ_BACK_BYTES = 256 * 1024
 """What is read back at once: less than a processor's cache, in which the digest then finds it."""
-STARVED_SECONDS = 0.005
-"""Another range is begun whenever the thread that hashes has waited so much longer than it worked."""
-SPARED_SECONDS = 0.05
-"""What it has worked longer than it waited counts for so much at most, so that a line that becomes slow
-is soon noticed. From half of it on fewer ranges will do."""
+STARVED_SECONDS = 0.02
+"""Further ranges are begun where the thread that hashes has waited so much longer than it worked: longer
+than a busy machine lets it wait by the way."""
+MOST_STARVED_SECONDS, MOST_SPARED_SECONDS = 0.1, 0.05
+"""What waiting and working count for at most, so that a line that changes is soon noticed. Reading back
+the ranges that came meanwhile takes less than the former, and makes nobody leave."""
 
 Take = Callable[[memoryview], Awaitable[None]]
 
@@ -81,15 +82,16 @@ class RangedFile:
         """Tasks that fetch ranges whose turn has not come."""
         self._arrived: set[int] = set()
         self._change = asyncio.Condition()
-        self._starved_seconds = 0.0
-        self._idle_since = 0.0
+        self._starved_seconds = -MOST_SPARED_SECONDS  # The first wait is for more than the line.
+        self._since = 0.0
+        self._working = False
 
     async def fill(self, sha256: bytes) -> None:
         """Write all of it, once. Raises ``ContentError`` unless it is what was saved.
 
         What single ranges fail of comes in exception groups.
         """
-        self._idle_since = self._clock()
+        self._since = self._clock()
         async with asyncio.TaskGroup() as group:
             for offset in range(0, self._content.length, self._ranges.size_bytes):
                 if offset == self._next:
@@ -125,7 +127,7 @@ class RangedFile:
     async def _fetch_others(self) -> None:
         """Fetch ranges whose turn has not come, as long as that helps."""
         try:
-            while self._next < self._content.length and self._waited_for() > -SPARED_SECONDS / 2:
+            while self._next < self._content.length and self._waits():
                 offset = self._take_on()
                 await self._fetch(offset)
                 async with self._change:
@@ -144,23 +146,30 @@ class RangedFile:
     async def _in_turn(
         self, group: asyncio.TaskGroup, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Let a thread hash what is next, and see how long it had to wait for that."""
-        began = self._clock()
-        starved = self._waited_for()
+        """Let a thread hash what is next, and see whether it had to wait too long for that."""
+        waited_seconds = self._turn()
+        self._working = True
         await hop(self._gate, call, *args, **kwargs)
-        self._idle_since = self._clock()
-        starved -= self._idle_since - began
-        while starved >= STARVED_SECONDS and self._others < self._ranges.at_once - 1:
-            if self._next >= self._content.length:
-                break
-            starved -= STARVED_SECONDS
-            self._others += 1
-            group.create_task(self._fetch_others())
-        self._starved_seconds = min(max(starved, -SPARED_SECONDS), STARVED_SECONDS)
+        worked_seconds = self._turn()
+        self._working = False
+        starved = self._starved_seconds + waited_seconds - worked_seconds
+        self._starved_seconds = max(-MOST_SPARED_SECONDS, min(starved, MOST_STARVED_SECONDS))
+        if waited_seconds > worked_seconds and starved >= STARVED_SECONDS:
+            # Twice as many each time: few steps lead to all of them.
+            for _ in range(min(self._others + 1, self._ranges.at_once - 1 - self._others)):
+                if self._next < self._content.length:
+                    self._others += 1
+                    group.create_task(self._fetch_others())
 
-    def _waited_for(self) -> float:
-        """How many seconds longer than it worked the hashing thread has waited of late."""
-        return self._starved_seconds + self._clock() - self._idle_since
+    def _turn(self) -> float:
+        """For how many seconds the thread has waited, or worked; it begins to do the other."""
+        began, self._since = self._since, self._clock()
+        return self._since - began
+
+    def _waits(self) -> bool:
+        """Whether the thread has waited longer than it worked of late, as far as that is known now."""
+        now_seconds = self._clock() - self._since
+        return self._starved_seconds + (-now_seconds if self._working else now_seconds) > 0
 
     def _hash_and_write(self, position: int, view: memoryview) -> None:
         self._digest.update(view)

@@ -136,8 +136,9 @@ async def test_a_member_larger_than_a_span_is_streamed(tmp_path: Path, kind: tup
     summary = await backup.restore()
     assert summary.failures == ()
     assert snapshot_of(backup.target) == snapshot_of(backup.source)
-    # What is expanded may need a window as large as all of it.
-    assert summary.peak_inflight_bytes <= (8 if compressed else 2) * MIB
+    # What is received before it is written is an eighth of the limit, beside the small ones; what is
+    # expanded may need a window as large as all of it.
+    assert summary.peak_inflight_bytes <= (8 if compressed else 2) * MIB + 10_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
