@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from asyncbackup.config import S3Settings
 from asyncbackup.errors import StoreError
+from asyncbackup.store.lean.pool import Origin, Pool
 from asyncbackup.store.open import open_store
-from tests.contract.backends import QUICK, digest
+from tests.contract.backends import QUICK, digest, pattern
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+LARGE = pattern(5_000_017)
 
 
 def certificate(folder: Path, host: str, *, ends: datetime.datetime) -> Path:
@@ -147,3 +149,45 @@ def test_on_uvloop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transfer: st
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(put())
     assert len(received) == (2 if trusted else 0)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_large_body_is_received_into_the_callers_memory(
+    tmp_path: Path, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    pem = certificate(tmp_path, "localhost", ends=NOW + DAY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LARGE) + LARGE)
+                await writer.drain()
+        writer.close()
+
+    async def test() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        tls = ssl.create_default_context(cafile=pem)
+        pool = Pool(Origin("localhost", port, tls), connect_seconds=30.0)
+        buffer = memoryview(bytearray(1_000_000))
+        for _ in range(2):
+            connection = await pool.take()
+            await connection.send(b"GET / HTTP/1.1\r\n\r\n", b"", 0, expect=False, progress=lambda: None)
+            await connection.head()
+            body = bytearray()
+            while len(body) < len(LARGE):
+                counts: list[int] = []
+                await connection.fill(buffer, counts.append)
+                body += buffer[: sum(counts)]
+            assert body == LARGE
+            assert connection.reusable
+            pool.give(connection)
+            assert pool.open_count == 1
+        await pool.aclose()
+        server.close()
+        await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(test())
