@@ -27,7 +27,7 @@ def side_thread(serve: Serve, *, memory_bytes: int) -> Iterator[SideProcess]:
         with theirs, contextlib.suppress(OSError):
             serve(theirs, process.memory)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, name="side")
     thread.start()
     try:
         yield process

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asyncbackup.cli.beside import process_beside
 from asyncbackup.cli.commands import Command, GroupedOption, global_options, section_options
 from asyncbackup.cli.exit_codes import ExitCode
 from asyncbackup.cli.progress import restore_figures, show_progress
@@ -139,12 +140,8 @@ def restore(
 
     from asyncbackup.restore.side_writer import fork_writer
 
-    writing = None if dry_run else fork_writer()
-    try:
+    with process_beside(fork_writer, wanted=not dry_run) as writing:
         return run_async(main, output=output, graceful=True)
-    finally:
-        if writing is not None:
-            writing.close()
 
 
 def _choose(session: Session, arguments: tuple[str, ...]) -> tuple[Settings, SectionSettings, list[bytes]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from asyncbackup.cli.beside import process_beside
 from asyncbackup.cli.commands import Command, GroupedOption, global_options, section_options
 from asyncbackup.cli.current import ensure_database, with_current_database
 from asyncbackup.cli.exit_codes import ExitCode
@@ -118,12 +119,8 @@ def run(
 
         return await each_section(session, output, selection, save, stop=stop)
 
-    reading = None if dry_run else fork_reader()
-    try:
+    with process_beside(fork_reader, wanted=not dry_run) as reading:
         return run_async(main, output=output, graceful=True)
-    finally:
-        if reading is not None:
-            reading.close()
 
 
 async def save_section(

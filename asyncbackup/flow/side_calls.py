@@ -56,6 +56,11 @@ class SideCalls:
         self._turn = asyncio.Lock()
 
     @property
+    def usable(self) -> bool:
+        """It has not failed."""
+        return not self._process.retired
+
+    @property
     def idle(self) -> bool:
         """Nothing is asked of it now."""
         return not self._unanswered
@@ -80,6 +85,9 @@ class SideCalls:
         return answer
 
     async def _exchange(self, request: bytes) -> bytes | None:
+        if self._process.retired or self._sender.is_closing():
+            self._lose("it ended")
+            return None
         try:
             # Callers wait for their answers, so that little can pile up here. A lock is got in the order
             # of asking for it, as long as nothing is awaited before.
@@ -88,7 +96,8 @@ class SideCalls:
                 head = await self._receiver.readexactly(ANSWER.size)
                 length, answered = ANSWER.unpack(head)
                 answer = await self._receiver.readexactly(length)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, RuntimeError) as error:
+            # (uvloop says with the latter that a transport is closed.)
             self._lose(f"it ended ({error})")
             return None
         if not answered:
@@ -111,10 +120,17 @@ async def open_side_calls(
     if process is None or process.retired:
         yield None
         return
-    sock = process.socket.dup()
+    try:
+        sock = process.socket.dup()
+    except OSError as error:
+        log.info("process %d is not asked: %s", process.pid, error)
+        yield None
+        return
     sock.setblocking(False)
     receiver, sender = await asyncio.open_unix_connection(sock=sock)
-    calls = SideCalls(process, SharedSlots(process.memory, slot_bytes=slot_bytes), (receiver, sender))
+    if process.slots is None:
+        process.slots = SharedSlots(process.memory, slot_bytes=slot_bytes)
+    calls = SideCalls(process, process.slots, (receiver, sender))
     log.debug("%s by process %d", what, process.pid)
     try:
         yield calls

@@ -8,6 +8,8 @@ holds, and what was imported by then is in memory once.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import mmap
 import os
 import signal
@@ -17,12 +19,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from asyncbackup.flow.shared_slots import SharedSlots
 
 Serve: TypeAlias = Callable[[socket.socket, mmap.mmap], None]
 """What the process does: answer on the socket until it ends, with the memory that both see."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PR_SET_PDEATHSIG = 1
 _END_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
 
@@ -40,6 +46,9 @@ class SideProcess:
         self.memory = memory
         self.retired = False
         """It is not to be asked anything any more."""
+        self.slots: SharedSlots | None = None
+        """Its memory in parts, once it was asked for any: whoever uses it next must not get a part that is
+        still viewed."""
 
     def close(self) -> None:
         """Let it end, and wait for that, so that its processor time is counted with this process'.
@@ -72,6 +81,7 @@ def fork_side_process(serve: Serve, *, memory_bytes: int) -> SideProcess | None:
         ours, theirs = socket.socketpair()
     except OSError:
         return None
+    parent = os.getpid()
     try:
         memory = mmap.mmap(-1, memory_bytes)
         pid = os.fork()
@@ -80,15 +90,23 @@ def fork_side_process(serve: Serve, *, memory_bytes: int) -> SideProcess | None:
         theirs.close()
         return None
     if not pid:
-        _be_the_side(serve, ours, theirs, memory)
+        _be_the_side(serve, ours, theirs, memory, parent=parent)
     theirs.close()
     return SideProcess(pid, ours, memory)
 
 
-def _be_the_side(serve: Serve, ours: socket.socket, theirs: socket.socket, memory: mmap.mmap) -> None:
+def _be_the_side(
+    serve: Serve, ours: socket.socket, theirs: socket.socket, memory: mmap.mmap, *, parent: int
+) -> None:
     """Never returns: nothing of what the other process began is to be ended here."""
     code = 1
     try:
+        # What it is at when the other one is killed must not be gone on with: somebody may begin anew.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+        gc.freeze()
+        gc.enable()
         # Whoever interrupts means the other one, which ends this one when it needs it no more.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)

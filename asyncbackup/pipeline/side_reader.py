@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
+from asyncbackup.model import Action
 from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, reply_of, results_of
 from asyncbackup.pipeline.reading_process import SLOT_BYTES
 from asyncbackup.pipeline.small_reader import Arena, SmallReader
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from asyncbackup.model import Change
     from asyncbackup.pipeline.small_reader import SmallResults
     from asyncbackup.pipeline.transfer_settings import ReadSettings
+
+
+_READING = (Action.UPLOAD, Action.RECHECK)
 
 
 class SideReader:
@@ -42,14 +46,16 @@ class SideReader:
     async def read(self, changes: Sequence[Change]) -> tuple[SmallResults, float] | None:
         """What the batch gave, and for how many seconds the disk was waited for; ``None`` where it is to
         be read here: it is too large, the memory is all in use, or the process is gone."""
-        sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
-        room = sum(size + 1 for size in sizes)
+        room = sum(change.entry.size + 1 for change in changes if _is_read(change))
         slot = self._calls.take(room)
         if slot is None:
             return None
-        settings, self._settings = self._settings, None
-        request = ReadRequest(slot.offset, room, list(changes), settings)
-        answer = await self._calls.ask(self._encoder.encode(request))
+        try:
+            request = self._encoder.encode(ReadRequest(slot.offset, room, list(changes), self._settings))
+        except OverflowError:
+            return None  # There are times that do not fit 64 bits.
+        self._settings = None
+        answer = await self._calls.ask(request)
         if answer is None:
             return None
         reply = self._decoder.decode(answer)
@@ -66,6 +72,10 @@ async def open_side_reader(
         process = None
     async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="small files are read") as calls:
         yield None if calls is None else SideReader(settings, calls)
+
+
+def _is_read(change: Change) -> bool:
+    return change.action in _READING and stat.S_ISREG(change.entry.mode)
 
 
 def answer_reads(sock: socket.socket, memory: mmap.mmap) -> None:

@@ -108,19 +108,19 @@ class PackedFiles:
             if (slot := self._side.take(SLOT_BYTES)) is None:
                 break
             rows = await self._pace.run(len(left), _put, contents, left, slot, written)
-            told = await self._side.write(rows)
-            if told is None:
-                break
-            beside, waited_seconds = told
-            self._pace.learn(len(rows), waited_seconds)
-            written.outcomes += beside.outcomes
-            written.damaged += beside.damaged
+            told = await self._side.write(rows) if rows else (Written(), 0.0)
+            del slot
+            if told is not None:
+                beside, waited_seconds = told
+                self._pace.learn(max(1, len(rows)), waited_seconds)
+                written.outcomes += beside.outcomes
+                written.damaged += beside.damaged
             done = {outcome.row.id for outcome in written.outcomes}
             done.update(row.id for row, _ in written.damaged)
             before = len(left)
             left = [member for member in left if member.row.id not in done]
-            if len(left) == before:
-                break  # what comes first has no room
+            if told is None or len(left) == before:
+                break  # It is gone, or what comes first has no room.
         if left:
             rest = Span(span.key, span.encrypted, span.start, span.stop, left)
             here = await self._pace.run(len(left), _write, self._builder, rest, stored, opener)

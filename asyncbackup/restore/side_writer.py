@@ -34,9 +34,10 @@ SLOTS = 4
 
 class WriteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a :class:`Builder` is made of. ``root`` is a path that leads to the very folder that this
-    process has open, whatever stands at the target's path by now."""
+    process has open, whatever stands at the target's path by now; ``place`` is its device and inode."""
 
     root: str
+    place: tuple[int, int]
     target: str
     privileges: Privileges
     overwrite: Overwrite
@@ -108,7 +109,7 @@ class SideWriter:
 
     async def end(self) -> None:
         """Let the process let go of the target: nothing more is written."""
-        if self._settings is None:
+        if self._settings is None and self._calls.usable:
             await self._calls.ask(self._encoder.encode(WriteRequest([], last=True)))
 
     async def write(self, rows: Sequence[WriteRow]) -> tuple[Written, float] | None:
@@ -117,8 +118,12 @@ class SideWriter:
 
         Raises ``TargetError``.
         """
-        settings, self._settings = self._settings, None
-        answer = await self._calls.ask(self._encoder.encode(WriteRequest(list(rows), settings)))
+        try:
+            request = self._encoder.encode(WriteRequest(list(rows), self._settings))
+        except OverflowError:
+            return None  # There are times that do not fit 64 bits.
+        self._settings = None
+        answer = await self._calls.ask(request)
         if answer is None:
             return None
         reply = self._decoder.decode(answer)
@@ -147,8 +152,10 @@ async def open_side_writer(
     process: SideProcess | None, builder: Builder, *, target: str
 ) -> AsyncIterator[SideWriter | None]:
     """What writes through the process as ``builder`` would; ``None`` where there is no process."""
+    status = os.fstat(builder.tree.descriptor)
     settings = WriteSettings(
-        root=f"/proc/{os.getpid()}/fd/{builder.tree.descriptor}",
+        place=(status.st_dev, status.st_ino),
+        root=own_path(builder.tree.descriptor),
         target=target,
         privileges=builder.privileges,
         overwrite=builder.overwrite,
@@ -163,6 +170,11 @@ async def open_side_writer(
             yield writer
         finally:
             await writer.end()
+
+
+def own_path(descriptor: int) -> str:
+    """Where another process finds what this one has open."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def serve_writes(sock: socket.socket, memory: mmap.mmap) -> None:
@@ -185,8 +197,14 @@ def serve_writes(sock: socket.socket, memory: mmap.mmap) -> None:
 
 
 def _builder(settings: WriteSettings) -> Builder:
+    root = os.open(settings.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    status = os.fstat(root)
+    if (status.st_dev, status.st_ino) != settings.place:
+        # /proc may be that of another namespace of processes, where the number is somebody else's.
+        os.close(root)
+        raise ValueError(f"{settings.root} does not lead to the target")
     return Builder(
-        TargetTree(os.open(settings.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)),
+        TargetTree(root),
         target=settings.target,
         privileges=settings.privileges,
         overwrite=settings.overwrite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -108,3 +109,38 @@ def test_a_run_whose_reading_process_is_killed_saves_all_the_same(cli: Cli) -> N
         log += process.stderr.read()
     assert process.returncode == 0, log
     same(cli)
+
+
+def test_a_restore_whose_writing_process_is_killed_restores_all_the_same(cli: Cli) -> None:
+    cli.section()
+    fill(cli)
+    assert cli.run("initdb").code == 0
+    with start(cli, "run") as process:
+        process.communicate()
+    log = b""
+    with start(cli, "restore", "home", "--target", str(cli.folder / "first")) as process:
+        assert process.stderr is not None
+        while (told := TOLD.search(log)) is None:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+        os.kill(int(told[1]), signal.SIGKILL)
+        log += process.stderr.read()
+    assert process.returncode == 0, log
+    assert (cli.folder / "first" / "folder4" / "file49").read_bytes() == (
+        cli.tree / "folder4" / "file49"
+    ).read_bytes()
+    same(cli)
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_closed_standard_streams_are_no_failure(cli: Cli, closed: str) -> None:
+    cli.section()
+    fill(cli)
+    assert cli.run("initdb").code == 0
+    closing = " ".join(f"{number}>&-" for number in closed.split())
+    for arguments in ("run", f"restore home --target {cli.folder}/restored"):
+        command = f"exec {shlex.quote(sys.executable)} -m asyncbackup {arguments} {closing}"
+        done = subprocess.run(["sh", "-c", command], cwd=cli.folder, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert (cli.folder / "restored" / "folder4" / "file49").exists()

@@ -11,14 +11,16 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from asyncbackup.errors import TargetError
+from asyncbackup.restore import side_writer
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.side_writer import SLOT_BYTES, SLOTS, serve_writes
 from tests.pipeline.test_restore_packs import KINDS, backup_of, fill
 from tests.side import dying_side_thread, side_thread
-from tests.unit.restore.backup import Backup, snapshot_of
+from tests.unit.restore.backup import Backup, read_tree, snapshot_of
 from tests.unit.restore.packs import save_packed
 
 if TYPE_CHECKING:
@@ -94,8 +96,9 @@ async def test_contents_that_have_no_room_come_in_parts(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-async def test_what_is_damaged_is_named_and_the_rest_restored(
-    tmp_path: Path, process: SideProcess, layout: str | tuple[bool, bool]
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_is_damaged_is_named_once_and_the_rest_restored(
+    tmp_path: Path, layout: str | tuple[bool, bool], dies: bool
 ) -> None:
     backup = await backup_of(tmp_path, encrypted=layout[1] if isinstance(layout, tuple) else False)
     fill(backup.source)
@@ -104,8 +107,16 @@ async def test_what_is_damaged_is_named_and_the_rest_restored(
         damage(backup.object_path(run, "a/f077"))
     else:
         damage(sorted(backup.destination.rglob("packs/*"))[0])
-    summary = await backup.restore(writing=process)
+    made = (
+        dying_side_thread(serve_writes, memory_bytes=MEMORY_BYTES, after=0)
+        if dies
+        else side_thread(serve_writes, memory_bytes=MEMORY_BYTES)
+    )
+    with made as process:
+        summary = await backup.restore(writing=process)
     assert summary.failures
+    assert summary.files_failed == summary.failures_total == len({f.path for f in summary.failures})
+    assert summary.files_failed + summary.files_restored == 323
     assert all("damaged" in failure.reason or "authentic" in failure.reason for failure in summary.failures)
     lost = {failure.path for failure in summary.failures}
     there, saved = snapshot_of(backup.target), snapshot_of(backup.source)
@@ -153,6 +164,39 @@ async def test_what_stands_there_is_treated_as_it_was_asked_for(
     expected = b"something else" if overwrite == "never" else b"what was saved"
     assert (backup.target / "kept").read_bytes() == expected
     assert (backup.target / "other").read_bytes() == b"also saved"
+
+
+async def test_times_beyond_64_bits_are_restored_all_the_same(tmp_path: Path, process: SideProcess) -> None:
+    """Where the target cannot keep them it says so; nothing else is lost."""
+    backup = await backup_of(tmp_path)
+    for name in ("far", "near"):
+        (backup.source / name).write_bytes(name.encode())
+    entries = [
+        msgspec.structs.replace(entry, mtime_ns=2**65) if entry.path == b"far" else entry
+        for entry in read_tree(backup.source)
+    ]
+    await backup.save(entries, content=lambda entry: (backup.source / os.fsdecode(entry.path)).read_bytes())
+    await backup.restore(writing=process)
+    assert (backup.target / "far").read_bytes() == b"far"
+    assert (backup.target / "near").read_bytes() == b"near"
+    assert not process.retired
+
+
+async def test_another_folder_under_the_same_number_is_not_written_to(
+    tmp_path: Path, process: SideProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where /proc is another namespace's, and the number of this process somebody else's there."""
+    backup = await backup_of(tmp_path)
+    (backup.source / "file").write_bytes(b"what was saved")
+    await backup.save_tree()
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    monkeypatch.setattr(side_writer, "own_path", lambda descriptor: str(strange))
+    summary = await backup.restore(writing=process)
+    assert summary.failures == ()
+    assert os.listdir(strange) == []
+    assert (backup.target / "file").read_bytes() == b"what was saved"
+    assert "does not lead to the target" in caplog.text
 
 
 async def test_the_target_that_is_open_here_is_written_to(

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from asyncbackup.flow.side_calls import ANSWER, REQUEST, answer_calls, open_side_calls
 from tests.side import dying_side_thread, side_thread
@@ -14,6 +15,9 @@ from tests.side import dying_side_thread, side_thread
 if TYPE_CHECKING:
     import mmap
     import socket
+    from collections.abc import Callable
+
+    from asyncbackup.flow.side_process import SideProcess
 
 SLOT_BYTES = 4096
 
@@ -98,6 +102,42 @@ async def test_one_that_ends_is_asked_no_more(caplog: pytest.LogCaptureFixture) 
             assert calls.take(1) is None
             assert calls.answered == 2
     assert "this one does its work itself" in caplog.text
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_that_ended_while_nothing_was_asked_is_asked_no_more(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def ask(process: SideProcess, ended: threading.Thread) -> None:
+        async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="it is echoed") as calls:
+            assert calls is not None
+            assert await calls.ask(b"x") == b"X"
+            await asyncio.to_thread(ended.join)
+            for _ in range(3):
+                assert await calls.ask(b"x") is None
+            assert not calls.usable
+
+    def serve(sock: socket.socket, memory: mmap.mmap) -> None:
+        request = sock.recv(REQUEST.size + 1)
+        sock.sendall(ANSWER.pack(1, True) + request[-1:].upper())
+
+    with side_thread(serve, memory_bytes=SLOT_BYTES) as process, asyncio.Runner(loop_factory=loop) as runner:
+        (ended,) = [thread for thread in threading.enumerate() if thread.name == "side"]
+        runner.run(ask(process, ended))
+
+
+async def test_a_part_that_is_still_viewed_is_not_given_to_the_next_user() -> None:
+    with side_thread(serve_echo, memory_bytes=2 * SLOT_BYTES) as process:
+        async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="it is echoed") as calls:
+            assert calls is not None
+            kept = calls.take(1)
+            assert kept is not None
+        async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="it is echoed") as calls:
+            assert calls is not None
+            other = calls.take(1)
+            assert other is not None
+            assert other.offset != kept.offset
+            assert calls.take(1) is None
 
 
 def test_the_side_that_is_asked_ends_in_mid_request() -> None:

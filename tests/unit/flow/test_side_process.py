@@ -105,6 +105,26 @@ def test_it_ends_with_a_process_that_is_killed() -> None:
     assert (done.stdout, done.stderr) == ("True b''\n", "")
 
 
+def test_it_does_not_go_on_with_what_it_is_at_when_the_other_one_is_killed() -> None:
+    done = python("""
+        def work(sock, memory):
+            sock.sendall(b"!")
+            while True:
+                signal.pause()
+        read, write = os.pipe()
+        middle = os.fork()
+        if not middle:
+            os.close(read)
+            side = fork_side_process(work, memory_bytes=4096)
+            side.socket.recv(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(write)
+        print(os.read(read, 1))
+        os.waitpid(middle, 0)
+    """)
+    assert (done.stdout, done.stderr) == ("b''\n", "")
+
+
 def test_what_hangs_is_killed() -> None:
     done = python("""
         def hang(sock, memory):

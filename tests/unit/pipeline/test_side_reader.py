@@ -127,6 +127,26 @@ async def test_a_content_stays_as_long_as_it_is_viewed(tree: Path, process: Side
         assert await reader.read([change]) is not None
 
 
+async def test_times_beyond_64_bits_are_read_here(tree: Path, process: SideProcess) -> None:
+    change = upload(see(tree, b"empty"))
+    far = msgspec.structs.replace(change, entry=msgspec.structs.replace(change.entry, mtime_ns=2**65))
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        assert await reader.read([far]) is None
+        assert await reader.read([change]) is not None
+    assert not process.retired
+
+
+async def test_only_what_is_read_needs_room(tree: Path, process: SideProcess) -> None:
+    seen = msgspec.structs.replace(see(tree, b"empty"), size=SLOT_BYTES)
+    known = SmallReader(transfer_settings(tree).reading).read([upload(see(tree, b"empty"))]).payloads[0]
+    assert isinstance(known, WholePayload)
+    change = upload(seen, action=Action.METADATA, known=msgspec.structs.replace(known.entry, extent=EXTENT))
+    async with open_side_reader(process, transfer_settings(tree).reading) as reader:
+        assert reader is not None
+        assert await reader.read([change]) is not None
+
+
 async def test_what_has_no_room_is_read_here(tree: Path, process: SideProcess) -> None:
     change = upload(see(tree, b"empty"))
     large = msgspec.structs.replace(change, entry=msgspec.structs.replace(change.entry, size=SLOT_BYTES))
