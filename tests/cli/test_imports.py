@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("aiobotocore", "aiohttp", "botocore")
 SCRIPT = f"""
-import sys
+import atexit, sys
 from asyncbackup.__main__ import main
-code = main()
-print(sorted(set({LIBRARIES}) & set(sys.modules)), file=sys.stderr)
-sys.exit(code)
+
+@atexit.register
+def tell():
+    print(sorted(set({LIBRARIES}) & set(sys.modules)), file=sys.stderr)
+
+sys.exit(main())
 """
 
 
