@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import stat
 from collections import Counter
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 import msgspec
+
+if TYPE_CHECKING:
+    import os
 
 RunId = NewType("RunId", str)
 """``20261122T195000Z-3fa2``: UTC start time and four random hex digits; sorts by time."""
@@ -140,6 +144,24 @@ class SourceEntry(msgspec.Struct, frozen=True, gc=False):
     @property
     def kind(self) -> Kind:
         return kind_of_mode(self.mode)
+
+
+def source_entry(folder: bytes, name: bytes, status: os.stat_result) -> SourceEntry:
+    """The entry that ``lstat``, or ``fstat``, saw."""
+    return SourceEntry(
+        folder,
+        name,
+        status.st_mode,
+        status.st_size if not stat.S_ISDIR(status.st_mode) else 0,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_dev,
+        status.st_ino,
+        getattr(status, "st_blocks", 0),
+    )
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):

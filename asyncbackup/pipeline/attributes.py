@@ -70,24 +70,6 @@ def read_xattrs(where: int | bytes) -> Xattrs:
     return tuple(sorted(found))
 
 
-def source_entry(seen: SourceEntry, status: os.stat_result) -> SourceEntry:
-    """The entry at the same path with a fresher stat."""
-    return SourceEntry(
-        seen.folder,
-        seen.name,
-        status.st_mode,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_uid,
-        status.st_gid,
-        status.st_nlink,
-        status.st_dev,
-        status.st_ino,
-        getattr(status, "st_blocks", 0),
-    )
-
-
 def entry_of_source(
     seen: SourceEntry,
     *,

@@ -16,7 +16,8 @@ import msgspec
 from asyncbackup.errors import SourceError
 from asyncbackup.flow.cleanup import run_shielded
 from asyncbackup.format.manifest_entries import entry_fits
-from asyncbackup.pipeline.attributes import entry_of_source, read_xattrs, source_entry
+from asyncbackup.model import source_entry
+from asyncbackup.pipeline.attributes import entry_of_source, read_xattrs
 from asyncbackup.source import folder_descriptor, open_file
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _look_at(descriptor: int, seen: SourceEntry) -> tuple[os.stat_result, Entry]
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(seen.path, "it is no regular file any more")
         entry = entry_of_source(
-            source_entry(seen, status), looked_ns=looked_ns, xattrs=read_xattrs(descriptor)
+            source_entry(seen.folder, seen.name, status), looked_ns=looked_ns, xattrs=read_xattrs(descriptor)
         )
         if not entry_fits(entry):
             raise SourceError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from asyncbackup.catalog.rows import MODE, SIZE, Row
-from asyncbackup.model import Failure, SourceEntry
+from asyncbackup.model import Failure, SourceEntry, source_entry
 
 _SIZE_OF, _MODE_OF = itemgetter(SIZE), itemgetter(MODE)
 
@@ -81,21 +81,3 @@ def totals_of(rows: Sequence[Row]) -> Totals:
         elif stat.S_ISDIR(mode):
             folders += entries
     return Totals(files, folders, len(rows) - files - folders, sum(map(_SIZE_OF, rows)))
-
-
-def source_entry(folder: bytes, name: bytes, status: os.stat_result) -> SourceEntry:
-    """The entry that ``lstat`` saw."""
-    return SourceEntry(
-        folder,
-        name,
-        status.st_mode,
-        status.st_size if not stat.S_ISDIR(status.st_mode) else 0,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_uid,
-        status.st_gid,
-        status.st_nlink,
-        status.st_dev,
-        status.st_ino,
-        getattr(status, "st_blocks", 0),
-    )

@@ -18,8 +18,17 @@ import msgspec
 from asyncbackup.errors import SourceError
 from asyncbackup.flow.pace import Pace
 from asyncbackup.format.hidden import hidden_head
-from asyncbackup.model import ZSTD, Action, Change, Entry, Extent, Failure, Kind, UploadReceipt
-from asyncbackup.pipeline.attributes import source_entry
+from asyncbackup.model import (
+    ZSTD,
+    Action,
+    Change,
+    Entry,
+    Extent,
+    Failure,
+    Kind,
+    UploadReceipt,
+    source_entry,
+)
 from asyncbackup.pipeline.compression import BLOCK_BYTES, SAMPLE_BYTES, sample_pays
 from asyncbackup.pipeline.large_reader import LargeFile, open_large
 from asyncbackup.pipeline.parts import MIB, LargestParts, PartPlan, plan_like, plan_parts
@@ -301,7 +310,9 @@ class Reader:
                 if self._stop.requested:
                     return None
                 async with self._open(change) as file:
-                    seen = msgspec.structs.replace(change, entry=source_entry(change.entry, file.status))
+                    entry = change.entry
+                    fresher = source_entry(entry.folder, entry.name, file.status)
+                    seen = msgspec.structs.replace(change, entry=fresher)
                     # As it was sorted: a file that is large by the header that it might get stays so.
                     shrunk = self._cost(seen) <= self._whole_bytes
                     if not shrunk and await self._send_parts(change, file, resumable, to.payloads):

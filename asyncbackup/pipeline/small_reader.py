@@ -27,8 +27,9 @@ from asyncbackup.model import (
     Pending,
     SourceEntry,
     UploadReceipt,
+    source_entry,
 )
-from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs, source_entry
+from asyncbackup.pipeline.attributes import Xattrs, entry_of_source, read_xattrs
 from asyncbackup.pipeline.birth import was_there
 from asyncbackup.pipeline.compression import compressed
 from asyncbackup.pipeline.payload import CopyPayload, PackItem, Payload, WholePayload
@@ -138,7 +139,7 @@ class SmallReader:
                     )
                     return
                 if before.st_size > change.entry.size:
-                    seen = source_entry(change.entry, before)
+                    seen = source_entry(change.entry.folder, change.entry.name, before)
                     results.grown.append(msgspec.structs.replace(change, entry=seen))
                     return
                 body = arena.read_all(descriptor, before.st_size)
@@ -150,7 +151,7 @@ class SmallReader:
             finally:
                 os.close(descriptor)
             digest = hashlib.sha256(body).digest()
-            seen = source_entry(change.entry, before)
+            seen = source_entry(change.entry.folder, change.entry.name, before)
             entry = entry_of_source(seen, looked_ns=looked_ns, xattrs=xattrs, sha256=digest)
             if entry.hardlink:
                 self._first = entry
