@@ -48,7 +48,7 @@ class Pace:
         tells that of the result."""
         await self._window.acquire()
         try:
-            result, waited_seconds = await hop(self._gate, _timed, partial(call, *args, **kwargs))
+            result, waited_seconds = await hop(self._gate, timed, partial(call, *args, **kwargs))
         finally:
             self._window.release()
         self.learn(files if isinstance(files, int) else files(result), waited_seconds)
@@ -60,8 +60,9 @@ class Pace:
         self._window.resize(min(self.threads, self.at_once + 1) if slow else 1)
 
 
-def _timed(call: Callable[[], R]) -> tuple[R, float]:
-    """The result, and the seconds that the thread spent waiting."""
+def timed(call: Callable[[], R]) -> tuple[R, float]:
+    """The result, and the seconds that this thread spent waiting for it, which is what :meth:`Pace.learn`
+    wants to know."""
     began, computed = time.perf_counter(), time.thread_time()
     result = call()
     return result, time.perf_counter() - began - (time.thread_time() - computed)

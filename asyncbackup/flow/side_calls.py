@@ -13,7 +13,9 @@ import struct
 import traceback
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from asyncbackup.flow.hops import to_its_end
 from asyncbackup.flow.shared_slots import SharedSlots, Slot
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from asyncbackup.flow.side_process import SideProcess
+
+Settings = TypeVar("Settings")
+Reply = TypeVar("Reply")
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +114,43 @@ class SideCalls:
         if not self._process.retired:
             self._process.retired = True
             log.warning("process %d failed, this one does its work itself: %s", self._process.pid, reason)
+
+
+class SettledCalls(Generic[Settings, Reply]):
+    """Calls that are structs, the first of which brings along what all of them go by."""
+
+    def __init__(self, calls: SideCalls, settings: Settings, reply: type[Reply]) -> None:
+        self._calls = calls
+        self._settings: Settings | None = settings
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(reply)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked of the process now."""
+        return self._calls.idle
+
+    @property
+    def settled(self) -> bool:
+        """The process has the settings, and has not failed."""
+        return self._settings is None and self._calls.usable
+
+    def take(self, size_bytes: int) -> Slot | None:
+        """As :meth:`SideCalls.take`."""
+        return self._calls.take(size_bytes)
+
+    async def call(self, request: Callable[[Settings | None], object]) -> Reply | None:
+        """The answer to what ``request`` makes of the settings, where they are still to be given.
+
+        ``None`` as of :meth:`SideCalls.ask`, and where there are times that do not fit 64 bits.
+        """
+        try:
+            asked = self._encoder.encode(request(self._settings))
+        except OverflowError:
+            return None
+        self._settings = None
+        answer = await self._calls.ask(asked)
+        return None if answer is None else self._decoder.decode(answer)
 
 
 @asynccontextmanager

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import stat
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
+from asyncbackup.flow.pace import timed
+from asyncbackup.flow.side_calls import SettledCalls, answer_calls, open_side_calls
 from asyncbackup.model import Action
 from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, reply_of, results_of
 from asyncbackup.pipeline.reading_process import SLOT_BYTES
 from asyncbackup.pipeline.small_reader import Arena, SmallReader
+from asyncbackup.pipeline.transfer_settings import ReadSettings
 
 if TYPE_CHECKING:
     import mmap
@@ -23,43 +24,24 @@ if TYPE_CHECKING:
     from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.model import Change
     from asyncbackup.pipeline.small_reader import SmallResults
-    from asyncbackup.pipeline.transfer_settings import ReadSettings
 
 
 _READING = (Action.UPLOAD, Action.RECHECK)
 
 
-class SideReader:
+class SideReader(SettledCalls[ReadSettings, ReadReply]):
     """Reads batches in the other process, one after another. Made by :func:`open_side_reader`."""
-
-    def __init__(self, settings: ReadSettings, calls: SideCalls) -> None:
-        self._settings: ReadSettings | None = settings
-        self._calls = calls
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(ReadReply)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is asked of it now."""
-        return self._calls.idle
 
     async def read(self, changes: Sequence[Change]) -> tuple[SmallResults, float] | None:
         """What the batch gave, and for how many seconds the disk was waited for; ``None`` where it is to
         be read here: it is too large, the memory is all in use, or the process is gone."""
         room = sum(change.entry.size + 1 for change in changes if _is_read(change))
-        slot = self._calls.take(room)
+        slot = self.take(room)
         if slot is None:
             return None
-        try:
-            request = self._encoder.encode(ReadRequest(slot.offset, room, list(changes), self._settings))
-        except OverflowError:
-            return None  # There are times that do not fit 64 bits.
-        self._settings = None
-        answer = await self._calls.ask(request)
-        if answer is None:
-            return None
-        reply = self._decoder.decode(answer)
-        return results_of(reply, slot.view), reply.waited_seconds
+        offset = slot.offset
+        reply = await self.call(lambda settings: ReadRequest(offset, room, list(changes), settings))
+        return None if reply is None else (results_of(reply, slot.view), reply.waited_seconds)
 
 
 @asynccontextmanager
@@ -71,7 +53,7 @@ async def open_side_reader(
     if settings.hidden is not None:
         process = None
     async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="small files are read") as calls:
-        yield None if calls is None else SideReader(settings, calls)
+        yield None if calls is None else SideReader(calls, settings, ReadReply)
 
 
 def _is_read(change: Change) -> bool:
@@ -96,7 +78,5 @@ def answer_reads(sock: socket.socket, memory: mmap.mmap) -> None:
 
 def _read(reader: SmallReader, asked: ReadRequest, view: memoryview) -> ReadReply:
     arena = Arena(view[asked.offset : asked.offset + asked.room_bytes], largest_bytes=asked.room_bytes)
-    began, computed = time.perf_counter(), time.thread_time()
-    results = reader.read(asked.changes, arena)
-    waited_seconds = time.perf_counter() - began - (time.thread_time() - computed)
+    results, waited_seconds = timed(lambda: reader.read(asked.changes, arena))
     return reply_of(results, arena, waited_seconds=waited_seconds)

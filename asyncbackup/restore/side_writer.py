@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ import msgspec
 
 from asyncbackup.catalog.selection import SelectedEntry, State
 from asyncbackup.errors import TargetError
-from asyncbackup.flow.side_calls import SideCalls, answer_calls, open_side_calls
+from asyncbackup.flow.pace import timed
+from asyncbackup.flow.side_calls import SettledCalls, answer_calls, open_side_calls
 from asyncbackup.flow.side_process import SideProcess, fork_side_process
 from asyncbackup.restore.builder import Builder, Written
 from asyncbackup.restore.content import Content
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import mmap
     import socket
     from collections.abc import AsyncIterator, Sequence
-
-    from asyncbackup.flow.shared_slots import Slot
 
 SLOT_BYTES = 4 * 1024 * 1024
 """The contents of a batch, or of a part of a span; no small file is larger."""
@@ -88,29 +86,14 @@ def fork_writer() -> SideProcess | None:
     return fork_side_process(serve_writes, memory_bytes=SLOTS * SLOT_BYTES)
 
 
-class SideWriter:
-    """Writes batches in the other process, one after another. Made by :func:`open_side_writer`."""
-
-    def __init__(self, settings: WriteSettings, calls: SideCalls) -> None:
-        self._settings: WriteSettings | None = settings
-        self._calls = calls
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(WriteReply)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is asked of it now."""
-        return self._calls.idle
-
-    def take(self, size_bytes: int) -> Slot | None:
-        """Memory to put contents into; ``None`` where they are to be written here: it is all in use, they
-        are too large, or the process is gone."""
-        return self._calls.take(size_bytes)
+class SideWriter(SettledCalls[WriteSettings, WriteReply]):
+    """Writes batches in the other process, one after another; contents are put into what :meth:`take`
+    gives. Made by :func:`open_side_writer`."""
 
     async def end(self) -> None:
         """Let the process let go of the target: nothing more is written."""
-        if self._settings is None and self._calls.usable:
-            await self._calls.ask(self._encoder.encode(WriteRequest([], last=True)))
+        if self.settled:
+            await self.call(lambda settings: WriteRequest([], settings, last=True))
 
     async def write(self, rows: Sequence[WriteRow]) -> tuple[Written, float] | None:
         """What became of files whose contents are in the memory, and for how many seconds the disk was
@@ -118,15 +101,9 @@ class SideWriter:
 
         Raises ``TargetError``.
         """
-        try:
-            request = self._encoder.encode(WriteRequest(list(rows), self._settings))
-        except OverflowError:
-            return None  # There are times that do not fit 64 bits.
-        self._settings = None
-        answer = await self._calls.ask(request)
-        if answer is None:
+        reply = await self.call(lambda settings: WriteRequest(list(rows), settings))
+        if reply is None:
             return None
-        reply = self._decoder.decode(answer)
         if reply.target_error:
             raise TargetError(reply.target_error)
         by_id = {row.row.id: row.row for row in rows}
@@ -165,7 +142,7 @@ async def open_side_writer(
         if calls is None:
             yield None
             return
-        writer = SideWriter(settings, calls)
+        writer = SideWriter(calls, settings, WriteReply)
         try:
             yield writer
         finally:
@@ -213,17 +190,20 @@ def _builder(settings: WriteSettings) -> Builder:
 
 
 def _write(builder: Builder, rows: Sequence[WriteRow], view: memoryview) -> WriteReply:
-    began, computed = time.perf_counter(), time.thread_time()
     written = Written()
-    error = ""
-    try:
-        for row in rows:
-            builder.write_given(row.row, row.content, view[row.offset : row.offset + row.size], written)
-    except TargetError as reason:
-        error = str(reason)
+
+    def write() -> str:
+        """Why no other file could be written either; empty where nothing says so."""
+        try:
+            for row in rows:
+                builder.write_given(row.row, row.content, view[row.offset : row.offset + row.size], written)
+        except TargetError as error:
+            return str(error)
+        return ""
+
+    target_error, waited_seconds = timed(write)
     told = [WrittenRow(o.row.id, o.state, o.reason, o.bytes_written, o.notes) for o in written.outcomes]
     told += [
         WrittenRow(row.id, State.TODO, damage.reason, 0, {}, damaged=True) for row, damage in written.damaged
     ]
-    waited_seconds = time.perf_counter() - began - (time.thread_time() - computed)
-    return WriteReply(waited_seconds, told, error)
+    return WriteReply(waited_seconds, told, target_error)
