@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import stat
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,7 +41,7 @@ from asyncbackup.pipeline.payload import (
     UploadEnd,
     WholePayload,
 )
-from asyncbackup.pipeline.small_reader import SmallReader, SmallResults
+from asyncbackup.pipeline.small_reader import SmallReader, SmallResults, content_bytes
 from asyncbackup.pipeline.underway import Sharer, Underway
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ BATCH_BYTES = 4 * 1024 * 1024
 """Bytes that one hop reads at most, a single larger file apart; a quarter of the budget if that is less."""
 MEMBER_BYTES = 1536
 """What the headers of a pack's member are counted with."""
-_READING = (Action.UPLOAD, Action.RECHECK)
 
 
 class Outlets(NamedTuple):
@@ -416,9 +414,7 @@ class Reader:
 
     def _cost(self, change: Change) -> int:
         """The bytes that reading a change takes from the budget."""
-        entry = change.entry
-        reads = change.action in _READING and stat.S_ISREG(entry.mode)
-        return entry.size + self._member_bytes if reads else self._member_bytes
+        return content_bytes(change) + self._member_bytes
 
     async def _begin(
         self, change: Change, file: LargeFile, resumable: ResumableUpload | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,9 @@ import msgspec
 
 from asyncbackup.flow.pace import timed
 from asyncbackup.flow.side_calls import SettledCalls, answer_calls, open_side_calls
-from asyncbackup.model import Action
 from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, reply_of, results_of
 from asyncbackup.pipeline.reading_process import SLOT_BYTES
-from asyncbackup.pipeline.small_reader import Arena, SmallReader
+from asyncbackup.pipeline.small_reader import Arena, SmallReader, content_bytes
 from asyncbackup.pipeline.transfer_settings import ReadSettings
 
 if TYPE_CHECKING:
@@ -26,16 +24,13 @@ if TYPE_CHECKING:
     from asyncbackup.pipeline.small_reader import SmallResults
 
 
-_READING = (Action.UPLOAD, Action.RECHECK)
-
-
 class SideReader(SettledCalls[ReadSettings, ReadReply]):
     """Reads batches in the other process, one after another. Made by :func:`open_side_reader`."""
 
     async def read(self, changes: Sequence[Change]) -> tuple[SmallResults, float] | None:
         """What the batch gave, and for how many seconds the disk was waited for; ``None`` where it is to
         be read here: it is too large, the memory is all in use, or the process is gone."""
-        room = sum(change.entry.size + 1 for change in changes if _is_read(change))
+        room = sum(size + 1 for size in map(content_bytes, changes) if size)
         slot = self.take(room)
         if slot is None:
             return None
@@ -54,10 +49,6 @@ async def open_side_reader(
         process = None
     async with open_side_calls(process, slot_bytes=SLOT_BYTES, what="small files are read") as calls:
         yield None if calls is None else SideReader(calls, settings, ReadReply)
-
-
-def _is_read(change: Change) -> bool:
-    return change.action in _READING and stat.S_ISREG(change.entry.mode)
 
 
 def answer_reads(sock: socket.socket, memory: mmap.mmap) -> None:

@@ -48,6 +48,15 @@ KEPT_ARENAS = 8
 FIRST_NAME_FAILED = "it changed during the run, or the content under another name of it could not be saved"
 
 
+_READING = (Action.UPLOAD, Action.RECHECK)
+
+
+def content_bytes(change: Change) -> int:
+    """How many bytes of content are read for a change, if the file is as it was listed."""
+    entry = change.entry
+    return entry.size if change.action in _READING and stat.S_ISREG(entry.mode) else 0
+
+
 class SmallResults:
     """What a batch gave. ``items`` are for packs, ``payloads`` objects of their own. ``grown`` are
     changes to be read again: their file is larger by now than its bytes were taken for, or it turned
@@ -106,8 +115,7 @@ class SmallReader:
         """A buffer that is used again where a pack copies the contents; none where they are sent from it."""
         room = 0
         if self._settings.packed:
-            sizes = (change.entry.size for change in changes if stat.S_ISREG(change.entry.mode))
-            room = sum(size + 1 for size in sizes if size < LARGE_BYTES)
+            room = sum(size + 1 for size in map(content_bytes, changes) if 0 < size < LARGE_BYTES)
         return Arena(self.arenas.take(room) if room else memoryview(b""), largest_bytes=LARGE_BYTES)
 
     def _read_one(self, change: Change, folder: int, arena: Arena, results: SmallResults) -> None:

@@ -151,8 +151,9 @@ async def test_a_full_disk_ends_the_restore(
 
 @pytest.mark.parametrize("overwrite", ["always", "changed", "never"])
 async def test_what_stands_there_is_treated_as_it_was_asked_for(
-    tmp_path: Path, process: SideProcess, overwrite: str
+    tmp_path: Path, process: SideProcess, overwrite: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", logger="asyncbackup")
     backup = await backup_of(tmp_path)
     (backup.source / "kept").write_bytes(b"what was saved")
     (backup.source / "other").write_bytes(b"also saved")
@@ -164,6 +165,8 @@ async def test_what_stands_there_is_treated_as_it_was_asked_for(
     expected = b"something else" if overwrite == "never" else b"what was saved"
     assert (backup.target / "kept").read_bytes() == expected
     assert (backup.target / "other").read_bytes() == b"also saved"
+    # One batch, and the end.
+    assert "has answered 2 times" in caplog.text
 
 
 async def test_times_beyond_64_bits_are_restored_all_the_same(tmp_path: Path, process: SideProcess) -> None:
@@ -200,9 +203,13 @@ async def test_another_folder_under_the_same_number_is_not_written_to(
 
 
 async def test_the_target_that_is_open_here_is_written_to(
-    tmp_path: Path, process: SideProcess, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    process: SideProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever puts another folder in the target's place while it is restored gets nothing into it."""
+    caplog.set_level("DEBUG", logger="asyncbackup")
     backup = await backup_of(tmp_path)
     (backup.source / "file").write_bytes(b"what was saved")
     await backup.save_tree()
@@ -219,3 +226,4 @@ async def test_the_target_that_is_open_here_is_written_to(
     assert summary.failures == ()
     assert (moved / "file").read_bytes() == b"what was saved"
     assert os.listdir(backup.target) == []
+    assert "has answered 2 times" in caplog.text
