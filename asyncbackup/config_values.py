@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-DEFAULT_ZSTD_LEVEL: Final = 3
+DEFAULT_ZSTD_LEVEL: Final = 1
 MAX_ZSTD_LEVEL: Final = 19
 """Higher ones need windows that a bounded reader refuses."""
 
