@@ -20,6 +20,7 @@ from asyncbackup.repository.snapshots import list_snapshots
 from asyncbackup.restore import restore_section
 
 if TYPE_CHECKING:
+    from asyncbackup.flow.side_process import SideProcess
     from asyncbackup.flow.stop import StopRequest
     from asyncbackup.model import Entry, Pack, RunSummary
     from asyncbackup.restore import RestoreSummary
@@ -67,9 +68,16 @@ class Workbench:
         await create_repository(self.settings, self.section)
 
     async def run(
-        self, *, dry_run: bool = False, checksum: bool = False, stop: StopRequest | None = None
+        self,
+        *,
+        dry_run: bool = False,
+        checksum: bool = False,
+        stop: StopRequest | None = None,
+        reading: SideProcess | None = None,
     ) -> RunSummary:
-        return await run_section(self.settings, self.section, dry_run=dry_run, checksum=checksum, stop=stop)
+        return await run_section(
+            self.settings, self.section, dry_run=dry_run, checksum=checksum, stop=stop, reading=reading
+        )
 
     async def restored(
         self, *, snapshot: str = "latest", name: str = "restored", privileged: bool = False

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 import msgspec
 
 from asyncbackup.flow.hops import to_its_end
-from asyncbackup.flow.shared_slots import SharedSlots, Slot
 
 if TYPE_CHECKING:
     import mmap
     import socket
     from collections.abc import AsyncIterator
 
+    from asyncbackup.flow.shared_slots import SharedSlots, Slot
     from asyncbackup.flow.side_process import SideProcess
 
 Settings = TypeVar("Settings")
@@ -155,10 +155,10 @@ class SettledCalls(Generic[Settings, Reply]):
 
 @asynccontextmanager
 async def open_side_calls(
-    process: SideProcess | None, *, slot_bytes: int, what: str
+    process: SideProcess | None, *, slot_bytes: int, what: str, memory_bytes: int | None = None
 ) -> AsyncIterator[SideCalls | None]:
-    """Calls to a process for ``what``, whose memory is divided into slots; ``None`` where there is no
-    process, or it failed before."""
+    """Calls to a process for ``what``, whose memory, or ``memory_bytes`` of it, is divided into slots;
+    ``None`` where there is no process, or it failed before."""
     if process is None or process.retired:
         yield None
         return
@@ -170,9 +170,8 @@ async def open_side_calls(
         return
     sock.setblocking(False)
     receiver, sender = await asyncio.open_unix_connection(sock=sock)
-    if process.slots is None:
-        process.slots = SharedSlots(process.memory, slot_bytes=slot_bytes)
-    calls = SideCalls(process, process.slots, (receiver, sender))
+    slots = process.slots(slot_bytes=slot_bytes, end=memory_bytes)
+    calls = SideCalls(process, slots, (receiver, sender))
     log.debug("%s by process %d", what, process.pid)
     try:
         yield calls

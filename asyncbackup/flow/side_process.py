@@ -46,9 +46,16 @@ class SideProcess:
         self.memory = memory
         self.retired = False
         """It is not to be asked anything any more."""
-        self.slots: SharedSlots | None = None
-        """Its memory in parts, once it was asked for any: whoever uses it next must not get a part that is
-        still viewed."""
+        self._slots: dict[int, SharedSlots] = {}
+
+    def slots(self, *, slot_bytes: int, begin: int = 0, end: int | None = None) -> SharedSlots:
+        """The memory from ``begin`` to ``end`` in parts, the same ones whoever asks: who uses it next must
+        not get a part that is still viewed."""
+        if begin not in self._slots:
+            from asyncbackup.flow.shared_slots import SharedSlots
+
+            self._slots[begin] = SharedSlots(self.memory, slot_bytes=slot_bytes, begin=begin, end=end)
+        return self._slots[begin]
 
     def close(self) -> None:
         """Let it end, and wait for that, so that its processor time is counted with this process'.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -62,12 +62,84 @@ class BuiltPack(msgspec.Struct, frozen=True):
     placements: tuple[Placement, ...]
 
 
-class _Frame(msgspec.Struct, frozen=True, gc=False):
-    """One finished frame: its first member, its pieces as stored, their size."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One finished frame: how many members it has, its pieces as stored, their size."""
 
-    first_member: int
+    members: int
     pieces: list[Buffer]
     size: int
+
+
+class FrameBuilder:
+    """Makes frames of members, knowing nothing but their headers and contents: what a pack consists of.
+
+    ``begins`` says of each member where in its frame the content begins.
+    """
+
+    def __init__(self, *, zstd_level: int, compressor: FrameCompressor | None = None) -> None:
+        self.frames: list[Frame] = []
+        self.begins: list[int] = []
+        self.stored = 0
+        """What the finished frames have, in bytes."""
+        self.open = 0
+        """What is not finished has, as tar."""
+        self._compressor = compressor or FrameCompressor(level=zstd_level) if zstd_level else None
+        self._pieces: list[Buffer] = []
+        self._finished = 0
+
+    @property
+    def compresses(self) -> bool:
+        """Whether frames are zstd's; otherwise they are tar."""
+        return self._compressor is not None
+
+    def add(
+        self, entry: Entry, content: Buffer, *, link_to: bytes = b"", copy: bool = False, run: str = ""
+    ) -> None:
+        """As :meth:`PackBuilder.add`, which knows the other members."""
+        size = len(content)
+        header = member_header(entry, link_to=link_to, copy=copy, run=run)
+        begin = self.open + len(header)
+        end = begin + size + (-size & 511)
+        if end > MAX_FRAME_BYTES:
+            if end - self.open > MAX_FRAME_BYTES:
+                raise ValueError(f"{entry.path!r}: {size} bytes are too many for a member of a pack")
+            self.close()
+            begin = len(header)
+            end = begin + size + (-size & 511)
+        pieces = self._pieces
+        pieces.append(header)
+        if size:
+            pieces.append(content)
+            if size & 511:
+                pieces.append(padding(size))
+        self.begins.append(begin)
+        self.open = end
+        if end >= FRAME_BYTES:
+            self.close()
+
+    def take(self, frames: Sequence[Frame], begins: Sequence[int]) -> None:
+        """Append what another one made."""
+        self.close()
+        self.frames += frames
+        self.begins += begins
+        self._finished = len(self.begins)
+        self.stored += sum(frame.size for frame in frames)
+
+    def close(self) -> None:
+        """Finish the frame that was begun, if one was."""
+        if not self.open:
+            return
+        stored = self.stored_pieces(self._pieces)
+        frame = Frame(len(self.begins) - self._finished, stored, sum(map(len, stored)))
+        self.frames.append(frame)
+        self._finished = len(self.begins)
+        self.stored += frame.size
+        self._pieces = []
+        self.open = 0
+
+    def stored_pieces(self, pieces: Sequence[Buffer]) -> list[Buffer]:
+        """A frame of ``pieces``, as it is stored."""
+        return joined(pieces) if self._compressor is None else self._compressor.frame(pieces)
 
 
 class PackBuilder:
@@ -81,15 +153,9 @@ class PackBuilder:
     """
 
     def __init__(self, *, zstd_level: int, compressor: FrameCompressor | None = None) -> None:
-        self._compressor = compressor or FrameCompressor(level=zstd_level) if zstd_level else None
-        self._frames: list[_Frame] = []
-        self._stored = 0
-        self._pieces: list[Buffer] = []
-        self._open = 0
-        self._open_first = 0
-        # Of each member: where in its frame the content begins, and its size.
-        self._begins: list[int] = []
+        self._framer = FrameBuilder(zstd_level=zstd_level, compressor=compressor)
         self._sizes: list[int] = []
+        """Of each member's content; 0 of links."""
         self._linkable: dict[bytes, int] = {}
         self._links: list[tuple[int, int]] = []
         self._references = References()
@@ -98,7 +164,7 @@ class PackBuilder:
     @property
     def size(self) -> int:
         """About how many bytes the pack has: finished frames as stored, what is not finished as tar."""
-        return self._stored + self._open + self._references.size
+        return self._framer.stored + self._framer.open + self._references.size
 
     @property
     def members(self) -> int:
@@ -141,42 +207,48 @@ class PackBuilder:
         ``content`` has not the entry's size, ``link_to`` is no such member,
         or the member does not fit a frame (over 16 MiB) or readers of tar.
         """
-        size = len(content)
-        first = -1
+        size, first = len(content), -1
         is_file = entry.kind is _FILE
         if is_file and link_to:
-            first = self._linkable.get(link_to, -1)
-            if first < 0 or size or self._sizes[first] != entry.size:
-                raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
+            first = self._first(entry, link_to)
+            if size:
+                raise ValueError(f"{entry.path!r}: a link has no content")
         elif size != (entry.size if is_file else 0):
             raise ValueError(f"{entry.path!r}: {size} bytes of content are not what the entry says")
-        header = member_header(entry, link_to=link_to, copy=copy, run=run)
-        begin = self._open + len(header)
-        end = begin + size + (-size & 511)
-        if end > MAX_FRAME_BYTES:
-            if end - self._open > MAX_FRAME_BYTES:
-                raise ValueError(f"{entry.path!r}: {size} bytes are too many for a member of a pack")
-            self._close_frame()
-            begin = len(header)
-            end = begin + size + (-size & 511)
+        self._framer.add(entry, content, link_to=link_to, copy=copy, run=run)
+        return self._note(entry, size, first)
 
-        sizes = self._sizes
-        index = len(sizes)
-        pieces = self._pieces
-        pieces.append(header)
-        if size:
-            pieces.append(content)
-            if size & 511:
-                pieces.append(padding(size))
-        sizes.append(size)
-        self._begins.append(begin)
+    def add_frames(
+        self, members: Sequence[tuple[Entry, bytes]], frames: Sequence[Frame], begins: Sequence[int]
+    ) -> None:
+        """Append members of which a :class:`FrameBuilder` elsewhere made ``frames``, with their ``begins``;
+        with each what it is a link to, or nothing. Raises :class:`ValueError` where they do not belong
+        together: the builder cannot be used any more then.
+        """
+        if not len(members) == len(begins) == sum(frame.members for frame in frames):
+            raise ValueError(f"{len(members)} members are not those of the frames")
+        self._framer.take(frames, begins)
+        for entry, link_to in members:
+            first = self._first(entry, link_to) if link_to else -1
+            self._note(entry, entry.size if entry.kind is _FILE and first < 0 else 0, first)
+
+    def _first(self, entry: Entry, link_to: bytes) -> int:
+        """The member that a file is a link to; -1 for what is no file."""
+        if entry.kind is not _FILE:
+            return -1
+        first = self._linkable.get(link_to, -1)
+        if first < 0 or self._sizes[first] != entry.size:
+            raise ValueError(f"{entry.path!r}: the pack has no member {link_to!r} that it is a link to")
+        return first
+
+    def _note(self, entry: Entry, size: int, first: int) -> int:
+        """Note a member whose content has ``size`` bytes, or is that of ``first``; returns its index."""
+        index = len(self._sizes)
+        self._sizes.append(size)
         if first >= 0:
             self._links.append((index, first))
-        elif is_file:
+        elif entry.kind is _FILE:
             self._linkable[entry.path] = index
-        self._open = end
-        if end >= FRAME_BYTES:
-            self._close_frame()
         return index
 
     def add_reference(self, entry: Entry) -> None:
@@ -191,24 +263,24 @@ class PackBuilder:
 
     def finish(self, *, digest: bool = True) -> BuiltPack:
         """The pack. The builder cannot be used any more. Without ``digest`` its SHA-256 is left empty."""
-        if self._open:
-            self._close_frame()
+        framer = self._framer
+        framer.close()
         runs = self._reference_runs()
-        surplus = max(len(runs) - len(self._frames), 0)
+        surplus = max(len(runs) - len(framer.frames), 0)
         body: list[Buffer] = []
         for run in runs[:surplus]:
-            body += self._stored_pieces([*run, _NO_ENTRY_HEADER])
+            body += framer.stored_pieces([*run, _NO_ENTRY_HEADER])
         size = sum(map(len, body))
         offsets = []
-        for number, frame in enumerate(self._frames, start=surplus):
+        for number, frame in enumerate(framer.frames, start=surplus):
             if number < len(runs):
-                run_pieces = self._stored_pieces(runs[number])
+                run_pieces = framer.stored_pieces(runs[number])
                 body += run_pieces
                 size += sum(map(len, run_pieces))
             offsets.append(size)
             body += frame.pieces
             size += frame.size
-        end = self._stored_pieces([END])
+        end = framer.stored_pieces([END])
         body += end
         size += sum(map(len, end))
         sha256 = hashlib.sha256()
@@ -221,18 +293,6 @@ class PackBuilder:
             placements=self._placements(offsets),
         )
 
-    def _close_frame(self) -> None:
-        stored = self._stored_pieces(self._pieces)
-        frame = _Frame(self._open_first, stored, sum(map(len, stored)))
-        self._frames.append(frame)
-        self._stored += frame.size
-        self._pieces = []
-        self._open = 0
-        self._open_first = len(self._sizes)
-
-    def _stored_pieces(self, pieces: Sequence[Buffer]) -> list[Buffer]:
-        return joined(pieces) if self._compressor is None else self._compressor.frame(pieces)
-
     def _reference_runs(self) -> list[list[bytes]]:
         """The headers of references, as many together as may follow one another."""
         headers = self._references.headers()
@@ -241,14 +301,14 @@ class PackBuilder:
     def _placements(self, offsets: Sequence[int]) -> tuple[Placement, ...]:
         """Where all members are, their frames being at ``offsets``."""
         placements: list[Placement] = []
-        firsts = [*(frame.first_member for frame in self._frames), len(self._sizes)]
-        for frame, offset, (first, end) in zip(self._frames, offsets, pairwise(firsts), strict=True):
-            for index in range(first, end):
-                begin = self._begins[index]
-                if self._compressor is None:
-                    placements.append(Placement(offset + begin, self._sizes[index], 0))
+        begins, sizes = iter(self._framer.begins), iter(self._sizes)
+        for frame, offset in zip(self._framer.frames, offsets, strict=True):
+            length = frame.size
+            for begin, size in zip(islice(begins, frame.members), islice(sizes, frame.members), strict=True):
+                if self._framer.compresses:
+                    placements.append(Placement(offset, length, begin))
                 else:
-                    placements.append(Placement(offset, frame.size, begin))
+                    placements.append(Placement(offset + begin, size, 0))
         for index, first in self._links:
             placements[index] = placements[first]
         return tuple(placements)

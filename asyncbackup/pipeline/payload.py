@@ -181,10 +181,12 @@ class PackItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 class PackBatch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What one hop read for packs. ``leased`` is what all its bodies and headers took from the budget,
-    those of ``whole`` payloads apart, which carry their own."""
+    those of ``whole`` payloads apart, which carry their own. ``number`` is that of the batch in the
+    process that read it, 0 where this one did."""
 
     items: list[PackItem]
     leased: int
+    number: int = 0
 
 
 class PackPayload(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from asyncbackup.store.base import Buffer
 
 
-class ReadRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class ReadRequest(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="read"):
     """A batch to be read to ``offset`` of the shared memory, where ``room_bytes`` are free. ``settings``
-    are given with the first one of a transfer."""
+    are given with the first one of a transfer; what is asked about the batch later names its ``number``."""
 
+    number: int
     offset: int
     room_bytes: int
     changes: list[Change]

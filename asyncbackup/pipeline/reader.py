@@ -184,6 +184,7 @@ class Reader:
         batch = PackBatch(
             items=results.items,
             leased=sum(len(item.body) + MEMBER_BYTES for item in results.items if item.whole is None),
+            number=results.number,
         )
         self._budget.release(taken - kept - batch.leased)
         await to.outcomes.send_all(results.outcomes)

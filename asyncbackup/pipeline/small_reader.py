@@ -60,11 +60,13 @@ def content_bytes(change: Change) -> int:
 class SmallResults:
     """What a batch gave. ``items`` are for packs, ``payloads`` objects of their own. ``grown`` are
     changes to be read again: their file is larger by now than its bytes were taken for, or it turned
-    out to be another than the one it was taken for."""
+    out to be another than the one it was taken for. ``number`` is that of the batch in the process that
+    read it, 0 where this one did."""
 
-    __slots__ = ("grown", "items", "outcomes", "payloads")
+    __slots__ = ("grown", "items", "number", "outcomes", "payloads")
 
     def __init__(self) -> None:
+        self.number = 0
         self.payloads: list[Payload] = []
         self.items: list[PackItem] = []
         self.outcomes: list[Outcome] = []

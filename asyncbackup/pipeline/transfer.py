@@ -40,8 +40,8 @@ COMPUTING = ("packer", "compressor", "encryptor")
 READER_TASKS = 4
 COMPRESSOR_TASKS = 2
 ENCRYPTOR_TASKS = 2
-PACK_BATCHES = 2
-"""Batches that wait for the packer: enough that it never waits for the readers' next hop."""
+PACK_BATCHES = 1
+"""Batches that wait for the packer, beside those that the readers hold."""
 PAYLOADS_PER_REQUEST = 2
 """Payloads that wait for the uploader, for each request that may be under way: enough that no
 request slot waits for the reader, few enough that the budget is not all in the queue."""
@@ -77,7 +77,11 @@ class Transfer:
         self._reader = Reader(
             settings, self.budget, self._gate, stop, holdings, side, buffers=buffers, tasks=READER_TASKS
         )
-        self._packer = Packer(settings, holdings, self.budget, self._gate, stop) if holdings else None
+        self._packer = (
+            Packer(settings, holdings, self.budget, self._gate, stop, side.packer if side else None)
+            if holdings
+            else None
+        )
         self._compressor = (
             Compressor(settings.zstd_level, self.budget, self._gate) if settings.zstd_level else None
         )

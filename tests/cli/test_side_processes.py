@@ -93,9 +93,10 @@ def test_two_sections_share_it(cli: Cli) -> None:
     same(cli)
 
 
-def test_a_run_whose_reading_process_is_killed_saves_all_the_same(cli: Cli) -> None:
+@pytest.mark.parametrize("layout", ["mirror", "packed"])
+def test_a_run_whose_reading_process_is_killed_saves_all_the_same(cli: Cli, layout: str) -> None:
     """Whether it was asked for anything by then or not."""
-    cli.section()
+    cli.section(extra=f'layout = "{layout}"')
     fill(cli)
     assert cli.run("initdb").code == 0
     log = b""

@@ -15,7 +15,7 @@ from asyncbackup.format.keyslots import RepositoryKey
 from asyncbackup.model import Action, Extent
 from asyncbackup.pipeline import attributes
 from asyncbackup.pipeline.payload import PackItem, WholePayload
-from asyncbackup.pipeline.reading_process import SLOT_BYTES, SLOTS, serve_reads
+from asyncbackup.pipeline.reading_process import MEMORY_BYTES, SLOT_BYTES, SLOTS, serve_reads
 from asyncbackup.pipeline.side_reader import open_side_reader
 from asyncbackup.pipeline.small_reader import SmallReader
 from tests.side import dying_side_thread, side_thread
@@ -39,7 +39,7 @@ def _files_are_old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def process() -> Iterator[SideProcess]:
-    with side_thread(serve_reads, memory_bytes=SLOTS * SLOT_BYTES) as process:
+    with side_thread(serve_reads, memory_bytes=MEMORY_BYTES) as process:
         yield process
 
 
@@ -158,7 +158,7 @@ async def test_what_has_no_room_is_read_here(tree: Path, process: SideProcess) -
 
 async def test_a_process_that_dies_leaves_the_batch_to_be_read_here(tree: Path) -> None:
     change = upload(see(tree, b"empty"))
-    with dying_side_thread(serve_reads, memory_bytes=SLOTS * SLOT_BYTES, after=1) as process:
+    with dying_side_thread(serve_reads, memory_bytes=MEMORY_BYTES, after=1) as process:
         async with open_side_reader(process, transfer_settings(tree).reading) as reader:
             assert reader is not None
             assert await reader.read([change]) is not None
