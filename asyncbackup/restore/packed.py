@@ -15,7 +15,7 @@ from asyncbackup.restore.builder import Written
 from asyncbackup.restore.content import Content, check_content
 from asyncbackup.restore.fetcher import ATTEMPTS, BeyondEndError, Fetcher
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
-from asyncbackup.restore.side_writer import SLOT_BYTES, WriteRow
+from asyncbackup.restore.side_writer import WriteRow
 from asyncbackup.restore.spans import Member, Span
 
 if TYPE_CHECKING:
@@ -105,11 +105,13 @@ class PackedFiles:
         left = span.members
         contents = SpanContents(span, stored, opener)
         while left and self._side is not None and (self._pace.at_once == 1 or self._side.idle):
-            if (slot := self._side.take(SLOT_BYTES)) is None:
-                break
-            rows = await self._pace.run(len(left), _put, contents, left, slot, written)
-            told = await self._side.write(rows) if rows else (Written(), 0.0)
-            del slot
+            # Waiting for room, rather than writing here, leaves the interpreter's lock to those who fill it.
+            async with self._side.room() as slot:
+                if slot is None:
+                    break
+                rows = await self._pace.run(len(left), _put, contents, left, slot, written)
+                told = await self._side.write(rows) if rows else (Written(), 0.0)
+                del slot
             if told is not None:
                 beside, waited_seconds = told
                 self._pace.learn(max(1, len(rows)), waited_seconds)

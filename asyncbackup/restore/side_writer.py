@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import mmap
     import socket
     from collections.abc import AsyncIterator, Sequence
+
+    from asyncbackup.flow.shared_slots import Slot
+    from asyncbackup.flow.side_calls import SideCalls
 
 SLOT_BYTES = 4 * 1024 * 1024
 """The contents of a batch, or of a part of a span; no small file is larger."""
@@ -87,8 +91,21 @@ def fork_writer() -> SideProcess | None:
 
 
 class SideWriter(SettledCalls[WriteSettings, WriteReply]):
-    """Writes batches in the other process, one after another; contents are put into what :meth:`take`
-    gives. Made by :func:`open_side_writer`."""
+    """Writes batches in the other process, one after another; contents are put into what :meth:`take` or
+    :meth:`room` gives. Made by :func:`open_side_writer`."""
+
+    def __init__(self, calls: SideCalls, settings: WriteSettings) -> None:
+        super().__init__(calls, settings, WriteReply)
+        self._rooms = asyncio.Semaphore(SLOTS)
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[Slot | None]:
+        """A whole slot, for as long as the block; waits until one is free among those given so.
+
+        ``None`` where all are in use otherwise, or the process is gone.
+        """
+        async with self._rooms:
+            yield self.take(SLOT_BYTES)
 
     async def end(self) -> None:
         """Let the process let go of the target: nothing more is written."""
@@ -142,7 +159,7 @@ async def open_side_writer(
         if calls is None:
             yield None
             return
-        writer = SideWriter(calls, settings, WriteReply)
+        writer = SideWriter(calls, settings)
         try:
             yield writer
         finally:
