@@ -55,6 +55,9 @@ class Action(enum.IntEnum):
     """A new path of an inode that another row knows: take its content over, or read after all."""
 
 
+_READING = (Action.UPLOAD, Action.RECHECK)
+
+
 class Pending(enum.IntEnum):
     """How a catalog row differs from the last committed snapshot."""
 
@@ -210,6 +213,12 @@ class Change(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     row that knows the inode."""
     first_path: bytes = b""
     """``Action.LINK`` only: the path of the entry that carries the content."""
+
+    @property
+    def content_bytes(self) -> int:
+        """How many bytes of content are read for it, if the file is as it was listed."""
+        entry = self.entry
+        return entry.size if self.action in _READING and stat.S_ISREG(entry.mode) else 0
 
 
 class UploadReceipt(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -49,6 +49,8 @@ _ROWS_FOLDER, _NAME_OF = itemgetter(0), itemgetter(1)
 CHANGES_PER_BATCH = 256
 PATH_BYTES_PER_BATCH = 1024 * 1024
 """Of changes that lie very deep a batch has fewer."""
+CONTENT_BYTES_PER_BATCH = 32 * 1024 * 1024
+"""And of large files, which one reader after another takes: neighbours are read side by side."""
 MAX_ROWS = 16_384
 """Rows that are compared at once. A listing is bounded; what the catalog knows of its folders is not,
 where a million files were deleted."""
@@ -349,12 +351,17 @@ def inode_label(entry: SourceEntry) -> str:
 
 
 def _batches(changes: list[Change]) -> Iterator[list[Change]]:
-    begin = path_bytes = 0
+    begin = path_bytes = content_bytes = 0
     for end, change in enumerate(changes):
-        if end - begin == CHANGES_PER_BATCH or path_bytes >= PATH_BYTES_PER_BATCH:
+        if (
+            end - begin == CHANGES_PER_BATCH
+            or path_bytes >= PATH_BYTES_PER_BATCH
+            or content_bytes >= CONTENT_BYTES_PER_BATCH
+        ):
             yield changes[begin:end]
-            begin, path_bytes = end, 0
+            begin, path_bytes, content_bytes = end, 0, 0
         path_bytes += len(change.entry.folder)
+        content_bytes += change.content_bytes
     if begin < len(changes):
         yield changes[begin:]
 

@@ -128,15 +128,15 @@ class LargeFile:
 
     async def digest_block(self, block: memoryview, *, alone: bool) -> bytes:
         """Count a block into the content's digest; with ``alone`` also give its own SHA-256."""
-        return await self._gate.run(self._count, block, alone)
-
-    def _count(self, block: memoryview, alone: bool) -> bytes:
-        self._content.update(block)
         first, self._counted = not self._counted, True
-        if not alone:
-            return b""
-        # The first block is all that was counted so far.
-        return self._content.digest() if first else hashlib.sha256(block).digest()
+        if first or not alone:
+            await self._gate.run(self._content.update, block)
+            # The first block is all that was counted so far.
+            return self._content.digest() if alone else b""
+        _, own = await asyncio.gather(
+            self._gate.run(self._content.update, block), self._gate.run(_sha256, block)
+        )
+        return own
 
     async def finish(self) -> Entry:
         """The entry with its digest. Raises ``SourceError`` if the file changed since it was opened."""
@@ -152,6 +152,10 @@ class LargeFile:
         ):
             raise SourceError(self.path, "it kept changing while it was read")
         return msgspec.structs.replace(self.entry, sha256=self._content.digest())
+
+
+def _sha256(block: memoryview) -> bytes:
+    return hashlib.sha256(block).digest()
 
 
 @asynccontextmanager

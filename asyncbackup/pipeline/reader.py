@@ -41,7 +41,7 @@ from asyncbackup.pipeline.payload import (
     UploadEnd,
     WholePayload,
 )
-from asyncbackup.pipeline.small_reader import SmallReader, SmallResults, content_bytes
+from asyncbackup.pipeline.small_reader import SmallReader, SmallResults
 from asyncbackup.pipeline.underway import Sharer, Underway
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ class Reader:
 
     def _cost(self, change: Change) -> int:
         """The bytes that reading a change takes from the budget."""
-        return content_bytes(change) + self._member_bytes
+        return change.content_bytes + self._member_bytes
 
     async def _begin(
         self, change: Change, file: LargeFile, resumable: ResumableUpload | None

@@ -9,7 +9,6 @@ from asyncbackup.flow.side_calls import SettledCalls, SideCalls, open_side_calls
 from asyncbackup.pipeline.read_wire import ReadReply, ReadRequest, results_of
 from asyncbackup.pipeline.reading_process import READ_BYTES, ROOM_BYTES, SLOT_BYTES
 from asyncbackup.pipeline.side_packer import SidePacker
-from asyncbackup.pipeline.small_reader import content_bytes
 from asyncbackup.pipeline.transfer_settings import ReadSettings
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class SideReader(SettledCalls[ReadSettings, ReadReply]):
     async def read(self, changes: Sequence[Change]) -> tuple[SmallResults, float] | None:
         """What the batch gave, and for how many seconds the disk was waited for; ``None`` where it is to
         be read here: it is too large, the memory is all in use, or the process is gone."""
-        room = sum(size + 1 for size in map(content_bytes, changes) if size)
+        room = sum(size + 1 for change in changes if (size := change.content_bytes))
         slot = self.take(room)
         if slot is None:
             return None

@@ -48,15 +48,6 @@ KEPT_ARENAS = 8
 FIRST_NAME_FAILED = "it changed during the run, or the content under another name of it could not be saved"
 
 
-_READING = (Action.UPLOAD, Action.RECHECK)
-
-
-def content_bytes(change: Change) -> int:
-    """How many bytes of content are read for a change, if the file is as it was listed."""
-    entry = change.entry
-    return entry.size if change.action in _READING and stat.S_ISREG(entry.mode) else 0
-
-
 class SmallResults:
     """What a batch gave. ``items`` are for packs, ``payloads`` objects of their own. ``grown`` are
     changes to be read again: their file is larger by now than its bytes were taken for, or it turned
@@ -117,7 +108,9 @@ class SmallReader:
         """A buffer that is used again where a pack copies the contents; none where they are sent from it."""
         room = 0
         if self._settings.packed:
-            room = sum(size + 1 for size in map(content_bytes, changes) if 0 < size < LARGE_BYTES)
+            room = sum(
+                change.content_bytes + 1 for change in changes if 0 < change.content_bytes < LARGE_BYTES
+            )
         return Arena(self.arenas.take(room) if room else memoryview(b""), largest_bytes=LARGE_BYTES)
 
     def _read_one(self, change: Change, folder: int, arena: Arena, results: SmallResults) -> None:

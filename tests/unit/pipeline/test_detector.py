@@ -25,7 +25,12 @@ from asyncbackup.model import (
     split_path,
 )
 from asyncbackup.pipeline import detector as detector_module
-from asyncbackup.pipeline.detector import CHANGES_PER_BATCH, PATH_BYTES_PER_BATCH, Detector
+from asyncbackup.pipeline.detector import (
+    CHANGES_PER_BATCH,
+    CONTENT_BYTES_PER_BATCH,
+    PATH_BYTES_PER_BATCH,
+    Detector,
+)
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
 from tests.unit.pipeline.catalogs import MemoryEntries, MemoryLinks
@@ -469,6 +474,24 @@ async def test_batches_of_very_deep_changes_are_smaller() -> None:
     deep = b"d" * (PATH_BYTES_PER_BATCH // 10)
     await detection.run(listing(folder(deep, *(seen(deep + b"/%04d" % number) for number in range(25)))))
     assert [len(batch) for batch in detection.batches] == [11, 11, 3]
+
+
+async def test_large_files_are_changes_for_several_readers() -> None:
+    """Each batch is one reader's: neighbours that are large must not wait for each other."""
+    large = [seen(b"d/%d" % number, size=CONTENT_BYTES_PER_BATCH) for number in range(3)]
+    small = [seen(b"d/small %d" % number) for number in range(5)]
+    detection = Detection()
+    await detection.run(listing(folder(b"d", *large, *small)))
+    assert [len(batch) for batch in detection.batches] == [1, 1, 1, 5]
+
+
+async def test_large_files_that_are_not_read_are_one_batch() -> None:
+    large = [seen(b"d/%d" % number, size=CONTENT_BYTES_PER_BATCH) for number in range(3)]
+    detection = Detection()
+    for entry in large:
+        detection.entries.add(saved(entry, mode=0o100600))
+    await detection.run(listing(folder(b"d", *large)))
+    assert [len(batch) for batch in detection.batches] == [3]
 
 
 async def test_moved_files_are_looked_for_where_something_was_saved() -> None:
