@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -100,86 +100,119 @@ async def open_repository(
     ``KeyUnlockError`` for a wrong secret, ``ConfigError``, ``StoreError``, and
     ``CatalogError`` where the repository is another than expected.
     """
-    async with open_store(
-        section.destination,
-        s3=settings.s3,
-        concurrency=settings.concurrency,
-        adaptive=settings.adaptive,
-        storage_class=section.storage_class,
-        on_retry=on_retry,
-    ) as store:
-        with_threads = ThreadGate("repository", min(THREADS_LIMIT, os.cpu_count() or 1))
-        try:
-            yield await _open(
-                store, section, with_threads, cached_descriptor, expected_repository, read_anew=read_anew
+    threads = ThreadGate("repository", min(THREADS_LIMIT, os.cpu_count() or 1))
+    try:
+        secret = None
+        if section.encryption.enabled or names_secret(section.encryption):
+            secret = await read_secret(section.encryption, section=section.name, threads=threads)
+        async with (
+            _unlocking(cached_descriptor, secret, threads) as unlocking,
+            open_store(
+                section.destination,
+                s3=settings.s3,
+                concurrency=settings.concurrency,
+                adaptive=settings.adaptive,
+                storage_class=section.storage_class,
+                on_retry=on_retry,
+            ) as store,
+        ):
+            opening = _Opening(store, section, threads, secret, unlocking, expected_repository)
+            yield await opening.open(cached_descriptor, read_anew=read_anew)
+    finally:
+        threads.close()
+
+
+class _Unlocking(NamedTuple):
+    """The key that is being derived for a descriptor, before it is known whether that is today's."""
+
+    data: bytes
+    key: asyncio.Future[RepositoryKey]
+
+
+@asynccontextmanager
+async def _unlocking(
+    cached: bytes | None, secret: Secret | None, threads: ThreadGate
+) -> AsyncIterator[_Unlocking | None]:
+    """Begin to derive the key of the cached descriptor: meanwhile the store is opened and asked for it."""
+    if cached is None or secret is None:
+        yield None
+        return
+    try:
+        descriptor = decode_descriptor(cached)
+    except FormatError:
+        yield None
+        return
+    if not descriptor.slots:
+        yield None
+        return
+    key = asyncio.ensure_future(unlock_descriptor(descriptor, secret, threads))
+    await asyncio.sleep(0)  # a turn, so that a thread has it before this one imports the store
+    try:
+        yield _Unlocking(cached, key)
+    finally:
+        if key.done() and not key.cancelled():
+            key.exception()  # looked at: whoever needed the key has met it
+        key.cancel()
+
+
+class _Opening(NamedTuple):
+    """What opening needs at each of its steps."""
+
+    store: Store
+    section: SectionSettings
+    threads: ThreadGate
+    secret: Secret | None
+    unlocking: _Unlocking | None
+    expected: str | None
+
+    async def open(self, cached: bytes | None, *, read_anew: bool) -> Repository:
+        if cached is not None and self.secret is None and not read_anew:
+            try:
+                return await self._unlocked(cached)
+            except FormatError as error:
+                data = await fetch_descriptor(self.store)
+                if data == cached:
+                    raise error from None
+        else:
+            try:
+                data = await fetch_descriptor(self.store)
+            except AccessDeniedError:
+                if cached is None:
+                    raise
+                log.info("the credentials may not read: whether the descriptor was changed is not checked")
+                data = cached
+        return await self._unlocked(data)
+
+    async def _unlocked(self, data: bytes) -> Repository:
+        section, expected = self.section, self.expected
+        descriptor = read_descriptor(data)
+        if expected is not None and descriptor.repository != expected:
+            raise CatalogError(
+                f"{section.destination} holds repository {descriptor.repository}, the database of section "
+                f"{section.name!r} belongs to {expected}; correct the destination, or move the database away "
+                "and rebuild it with 'asyncbackup syncdb_remote'"
             )
-        finally:
-            with_threads.close()
-
-
-async def _open(
-    store: Store,
-    section: SectionSettings,
-    threads: ThreadGate,
-    cached: bytes | None,
-    expected: str | None,
-    *,
-    read_anew: bool,
-) -> Repository:
-    secret = None
-    if section.encryption.enabled or names_secret(section.encryption):
-        secret = await read_secret(section.encryption, section=section.name, threads=threads)
-    if cached is not None and secret is None and not read_anew:
-        try:
-            return await _unlocked(store, section, threads, cached, expected, secret)
-        except FormatError as error:
-            data = await fetch_descriptor(store)
-            if data == cached:
-                raise error from None
-    else:
-        try:
-            data = await fetch_descriptor(store)
-        except AccessDeniedError:
-            if cached is None:
-                raise
-            log.info("the credentials may not read: whether the descriptor was changed is not checked")
-            data = cached
-    return await _unlocked(store, section, threads, data, expected, secret)
-
-
-async def _unlocked(
-    store: Store,
-    section: SectionSettings,
-    threads: ThreadGate,
-    data: bytes,
-    expected: str | None,
-    secret: Secret | None,
-) -> Repository:
-    descriptor = read_descriptor(data)
-    if expected is not None and descriptor.repository != expected:
-        raise CatalogError(
-            f"{section.destination} holds repository {descriptor.repository}, the database of section "
-            f"{section.name!r} belongs to {expected}; correct the destination, or move the database away and "
-            "rebuild it with 'asyncbackup syncdb_remote'"
+        key = None
+        if section.encryption.enabled and not descriptor.slots:
+            raise KeyUnlockError(
+                f"section {section.name!r} is to be encrypted, but {DESCRIPTOR_KEY} at {section.destination} "
+                f"has no key slot; 'asyncbackup key add {section.name}' adds one"
+            )
+        if self.secret is not None and descriptor.slots:
+            if self.unlocking is not None and self.unlocking.data == data:
+                key = await self.unlocking.key
+            else:
+                key = await unlock_descriptor(descriptor, self.secret, self.threads)
+        return Repository(
+            store=self.store,
+            descriptor=descriptor,
+            descriptor_bytes=data,
+            section=section.name,
+            key=key,
+            seals=section.encryption.enabled,
+            threads=self.threads,
+            vouched=Vouched(),
         )
-    key = None
-    if section.encryption.enabled and not descriptor.slots:
-        raise KeyUnlockError(
-            f"section {section.name!r} is to be encrypted, but {DESCRIPTOR_KEY} at {section.destination} "
-            f"has no key slot; 'asyncbackup key add {section.name}' adds one"
-        )
-    if secret is not None and descriptor.slots:
-        key = await unlock_descriptor(descriptor, secret, threads)
-    return Repository(
-        store=store,
-        descriptor=descriptor,
-        descriptor_bytes=data,
-        section=section.name,
-        key=key,
-        seals=section.encryption.enabled,
-        threads=threads,
-        vouched=Vouched(),
-    )
 
 
 async def fetch_descriptor(store: Store) -> bytes:
