@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from hashlib import sha256
-from itertools import islice
 from typing import TYPE_CHECKING, Self, cast
 
 from asyncbackup.errors import AuthenticationError, FormatError, KeyUnlockError, ObjectMissingError
 from asyncbackup.format.envelope import MAGIC, Opener
 from asyncbackup.format.keys import snapshot_key
-from asyncbackup.format.manifest import Item, ManifestHeader, ManifestReader, ManifestTrailer, TreeItem
 from asyncbackup.model import Pack
+from asyncbackup.repository.manifest_parser import ManifestParser, ParserLostError, ThreadParser, items_from
 from asyncbackup.repository.snapshots import newest_revision
 from asyncbackup.repository.vouched import vouched_digest
 from asyncbackup.store.checksums import single_checksum
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from types import TracebackType
 
+    from asyncbackup.format.manifest import Item, ManifestHeader, ManifestTrailer, TreeItem
     from asyncbackup.repository.open import Repository
-
-# A batch of the reader is at most 256 KiB of JSON lines, some 700 entries; four of them
-# outweigh the hop to a thread (50 to 100 µs) by far.
-_BATCHES_PER_HOP = 4
 
 WINDOW_BYTES = 1024 * 1024
 
@@ -65,13 +61,13 @@ class ManifestStream:
         self._revision = revision
         self._in_windows = in_windows
         self._on_packs = on_packs
-        self._reader = ManifestReader(name=self.key)
+        self._parser: ManifestParser | None = None
         self._batches = self._read()
         self._first: list[Item] | None = None
 
     @property
     def header(self) -> ManifestHeader:
-        header = self._reader.header
+        header = None if self._parser is None else self._parser.header
         if header is None:
             raise RuntimeError("a manifest's header is known once it was opened")
         return header
@@ -126,27 +122,40 @@ class ManifestStream:
             return False
         self._revision = newest
         self.key = snapshot_key(repository.section, self._run, newest)
-        self._reader = ManifestReader(name=self.key)
         self._batches = self._read()
         return True
 
     async def _read(self) -> AsyncGenerator[list[Item], None]:
-        reader, run_in_thread = self._reader, self._repository.threads.run
+        parsing, given = self._repository.parsing, 0
+        parser = None if parsing is None else parsing.parser(self.key)
+        if parser is not None:
+            self._parser = parser
+            try:
+                async with aclosing(parser.items(self._plaintext())) as batches:
+                    async for items in batches:
+                        given += len(items)
+                        yield items
+                self.trailer = parser.trailer
+                return
+            except ParserLostError:
+                pass  # What it has not given is read here.
+        self._parser = here = ThreadParser(self.key, self._repository.threads)
+        async with aclosing(items_from(here, self._plaintext(), skip=given)) as batches:
+            async for items in batches:
+                yield items
+        self.trailer = here.trailer
+
+    async def _plaintext(self) -> AsyncGenerator[bytes, None]:
+        run_in_thread = self._repository.threads.run
         async with aclosing(self._chunks()) as chunks:
             head = b""
             while len(head) < len(MAGIC) and (chunk := await anext(chunks, None)) is not None:
                 head += chunk
             decoder = await self._decoder(head)
-            batches = reader.batches(await run_in_thread(decoder.feed, head))
-            while (items := await run_in_thread(_take, batches)) is not None:
-                yield items
+            yield await run_in_thread(decoder.feed, head)
             async for chunk in chunks:
-                batches = reader.batches(await run_in_thread(decoder.feed, chunk))
-                while (items := await run_in_thread(_take, batches)) is not None:
-                    yield items
-        for items in reader.batches(decoder.finish()):
-            yield items
-        self.trailer = reader.finish()
+                yield await run_in_thread(decoder.feed, chunk)
+        yield decoder.finish()
 
     async def _decoder(self, head: bytes) -> _Decoder:
         """How the object that begins with ``head`` is read; whether it may be believed at all."""
@@ -197,14 +206,6 @@ class ManifestStream:
                     f"{self.key}: it is a manifest of {what} {found!r} and stands in the place of one of "
                     f"{wanted!r}; somebody moved or replaced it"
                 )
-
-
-def _take(batches: Iterator[list[Item]]) -> list[Item] | None:
-    """Some batches as one, ``None`` at the end. What they raise is raised here."""
-    taken = list(islice(batches, _BATCHES_PER_HOP))
-    if not taken:
-        return None
-    return taken[0] if len(taken) == 1 else [item for batch in taken for item in batch]
 
 
 class _Decoder:

@@ -22,6 +22,7 @@ from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor, decode_descriptor
 from asyncbackup.format.keys import DESCRIPTOR_KEY
 from asyncbackup.format.keyslots import RepositoryKey, unlock
+from asyncbackup.repository.manifest_parser import Parsing
 from asyncbackup.repository.secrets import Secret, names_secret, read_secret
 from asyncbackup.store.base import Store
 from asyncbackup.store.open import open_store
@@ -59,7 +60,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     it if it names a secret, for the time when it was, and else ``None``.
     ``descriptor_bytes`` is the descriptor as it lies at the destination, for
     the caller to keep and to give to the next :func:`open_repository`.
-    ``threads`` is where compressing, sealing, hashing and opening run.
+    ``threads`` is where compressing, sealing, hashing and opening run; manifests are parsed by
+    ``parsing``, where it is given.
     """
 
     store: Store
@@ -70,6 +72,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     seals: bool
     threads: ThreadGate
     vouched: Vouched
+    parsing: Parsing | None = None
 
     @property
     def repository_id(self) -> str:

@@ -25,6 +25,7 @@ from asyncbackup.flow.stop import StopRequest
 from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.escape import escape_path
 from asyncbackup.repository.open import Repository, open_repository
+from asyncbackup.repository.side_parser import open_side_parsing
 from asyncbackup.repository.snapshots import resolve_snapshot
 from asyncbackup.restore.builder import Builder
 from asyncbackup.restore.fetcher import Fetcher
@@ -36,7 +37,7 @@ from asyncbackup.restore.overwrite import Overwrite
 from asyncbackup.restore.packed import PackedFiles
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.selecting import relocate, select
-from asyncbackup.restore.side_writer import open_side_writer
+from asyncbackup.restore.side_writer import SLOT_BYTES, open_side_writer
 from asyncbackup.restore.spans import SPAN_BYTES
 from asyncbackup.restore.summary import RestoreCounters, RestoreSummary
 from asyncbackup.restore.tally import Tally
@@ -153,7 +154,9 @@ async def restore_section(
                 if going_on:
                     await selection.begin_again(boot=boot)
                 else:
-                    await select(repository, run, request.filter, selection, gate=gate, stop=stop)
+                    async with open_side_parsing(writing, slot_bytes=SLOT_BYTES) as parsing:
+                        parsed = msgspec.structs.replace(repository, parsing=parsing)
+                        await select(parsed, run, request.filter, selection, gate=gate, stop=stop)
                 totals = await selection.totals()
                 counters.files_total, counters.bytes_total = totals.files, totals.bytes_total
                 tally = Tally(selection, counters)

@@ -14,6 +14,7 @@ from asyncbackup.errors import TargetError
 from asyncbackup.flow.pace import timed
 from asyncbackup.flow.side_calls import SettledCalls, answer_calls, open_side_calls
 from asyncbackup.flow.side_process import SideProcess, fork_side_process
+from asyncbackup.repository.side_parser import ParseRequest, ParseWorker, encode_reply
 from asyncbackup.restore.builder import Builder, Written
 from asyncbackup.restore.content import Content
 from asyncbackup.restore.metadata import Privileges
@@ -56,7 +57,7 @@ class WriteRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     content: Content | None
 
 
-class WriteRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class WriteRequest(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="write"):
     """Files to be written. ``settings`` are given with the first one of a restore, ``last`` says that the
     target is to be let go of."""
 
@@ -172,13 +173,18 @@ def own_path(descriptor: int) -> str:
 
 
 def serve_writes(sock: socket.socket, memory: mmap.mmap) -> None:
-    """What the process does: write batch after batch as it is asked to. Blocks."""
-    decoder, encoder = msgspec.msgpack.Decoder(WriteRequest), msgspec.msgpack.Encoder()
+    """What the process does: parse manifests, and write batch after batch, as it is asked to. Blocks."""
+    decoder: msgspec.msgpack.Decoder[WriteRequest | ParseRequest]
+    decoder = msgspec.msgpack.Decoder(WriteRequest | ParseRequest)
+    encoder = msgspec.msgpack.Encoder()
+    parser = ParseWorker()
     builder: Builder | None = None
 
     def answer(request: bytearray, view: memoryview) -> bytes:
         nonlocal builder
         asked = decoder.decode(request)
+        if isinstance(asked, ParseRequest):
+            return encode_reply(encoder, parser.answer(asked))
         if asked.settings is not None:
             builder = _builder(asked.settings)
         assert builder is not None, "the first request has the settings"

@@ -90,9 +90,9 @@ async def test_contents_that_have_no_room_come_in_parts(
     summary = await backup.restore(writing=process)
     assert summary.failures == ()
     assert snapshot_of(backup.target) == snapshot_of(backup.source)
-    told = re.search(r"has answered (\d+) times", caplog.text)
-    assert told is not None
-    assert int(told[1]) > 5
+    for_the_manifest, for_the_files = re.findall(r"has answered (\d+) times", caplog.text)
+    assert int(for_the_manifest) > 0
+    assert int(for_the_files) > 5
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
