@@ -52,7 +52,7 @@ def unescape(text: str) -> bytes:
         raw = text.encode()
     except UnicodeEncodeError:
         raise FormatError(f"the path {text!a} holds a lone surrogate") from None
-    if b"%" not in raw:
+    if "%" not in text:
         return raw
     return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), raw)
 

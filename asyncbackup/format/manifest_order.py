@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncbackup.errors import FormatError
 from asyncbackup.format.escape import escape_path
-from asyncbackup.format.keys import check_path
+from asyncbackup.format.keys import NUL, check_path
 from asyncbackup.model import Entry, Kind
 
 
@@ -23,7 +23,7 @@ class Tally:
         folder, slash, name = path.rpartition(b"/")
         # The folder was checked with the entry before. "/a" alone looks like a child of the root.
         if folder == self._folder and (folder or not slash):
-            if name in (b"", b".", b"..") or b"\0" in name:
+            if name in (b"", b".", b"..") or NUL in name:
                 check_path(path)
             if self._name is not None and name <= self._name:
                 raise FormatError(f"{escape_path(path)!r} is repeated or out of order")

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncbackup.format.keys import NUL
 from asyncbackup.model import split_path
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def split_checked(path: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_name(name: bytes) -> None:
-    if name in (b"", b".", b"..") or b"\0" in name:
+    if name in (b"", b".", b"..") or NUL in name:
         raise OSError(errno.EINVAL, "the snapshot's path is not one below its root")
 
 
