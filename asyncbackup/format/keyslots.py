@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from asyncbackup.errors import KeyUnlockError
@@ -213,17 +214,22 @@ def _cipher(kdf: Kdf, secret: bytes) -> AESGCM:
     return AESGCM(_wrapping_key(kdf, secret))
 
 
+_deriving = threading.Lock()
+"""Two threads that derive with several lanes at once never end (OpenSSL 4.0.3, seen with cryptography 50)."""
+
+
 def _wrapping_key(kdf: Kdf, secret: bytes) -> bytes:
     if isinstance(kdf, Argon2idParameters):
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-        return Argon2id(
-            salt=kdf.salt,
-            length=KEY_BYTES,
-            iterations=kdf.iterations,
-            lanes=kdf.lanes,
-            memory_cost=kdf.memory_kib,
-        ).derive(secret)
+        with _deriving:
+            return Argon2id(
+                salt=kdf.salt,
+                length=KEY_BYTES,
+                iterations=kdf.iterations,
+                lanes=kdf.lanes,
+                memory_cost=kdf.memory_kib,
+            ).derive(secret)
     from cryptography.hazmat.primitives.hashes import SHA512
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

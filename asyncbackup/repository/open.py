@@ -103,26 +103,25 @@ async def open_repository(
     ``KeyUnlockError`` for a wrong secret, ``ConfigError``, ``StoreError``, and
     ``CatalogError`` where the repository is another than expected.
     """
-    threads = ThreadGate("repository", min(THREADS_LIMIT, os.cpu_count() or 1))
-    try:
-        secret = None
-        if section.encryption.enabled or names_secret(section.encryption):
-            secret = await read_secret(section.encryption, section=section.name, threads=threads)
-        async with (
-            _unlocking(cached_descriptor, secret, threads) as unlocking,
-            open_store(
-                section.destination,
-                s3=settings.s3,
-                concurrency=settings.concurrency,
-                adaptive=settings.adaptive,
-                storage_class=section.storage_class,
-                on_retry=on_retry,
-            ) as store,
-        ):
-            opening = _Opening(store, section, threads, secret, unlocking, expected_repository)
-            yield await opening.open(cached_descriptor, read_anew=read_anew)
-    finally:
-        threads.close()
+    async with open_store(
+        section.destination,
+        s3=settings.s3,
+        concurrency=settings.concurrency,
+        adaptive=settings.adaptive,
+        storage_class=section.storage_class,
+        on_retry=on_retry,
+    ) as store:
+        threads = ThreadGate("repository", min(THREADS_LIMIT, os.cpu_count() or 1))
+        try:
+            secret = None
+            if section.encryption.enabled or names_secret(section.encryption):
+                secret = await read_secret(section.encryption, section=section.name, threads=threads)
+            async with _unlocking(cached_descriptor, secret, threads) as unlocking:
+                opening = _Opening(store, section, threads, secret, unlocking, expected_repository)
+                repository = await opening.open(cached_descriptor, read_anew=read_anew)
+            yield repository
+        finally:
+            threads.close()
 
 
 class _Unlocking(NamedTuple):
@@ -136,7 +135,7 @@ class _Unlocking(NamedTuple):
 async def _unlocking(
     cached: bytes | None, secret: Secret | None, threads: ThreadGate
 ) -> AsyncIterator[_Unlocking | None]:
-    """Begin to derive the key of the cached descriptor: meanwhile the store is opened and asked for it."""
+    """Begin to derive the key of the cached descriptor: meanwhile the store is asked for it."""
     if cached is None or secret is None:
         yield None
         return
@@ -149,7 +148,6 @@ async def _unlocking(
         yield None
         return
     key = asyncio.ensure_future(unlock_descriptor(descriptor, secret, threads))
-    await asyncio.sleep(0)  # a turn, so that a thread has it before this one imports the store
     try:
         yield _Unlocking(cached, key)
     finally:

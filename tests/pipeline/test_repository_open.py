@@ -199,6 +199,18 @@ async def test_a_removed_secret_opens_nothing_whatever_descriptor_is_cached(
         assert repository.store.requests == {"GetObject": 1}
 
 
+async def test_a_descriptor_that_was_written_anew_is_opened_in_place_of_the_cached_one(
+    tmp_path: Path, folder_destination: Path
+) -> None:
+    """While the key is still being derived for that one, with the cost that slots have by default."""
+    settings, section = settings_for(tmp_path, f"file://{folder_destination}", encrypted=True)
+    made = await create_repository(settings, section)
+    (folder_destination / DESCRIPTOR_KEY).write_bytes(made.descriptor + b" ")
+    async with open_repository(settings, section, cached_descriptor=made.descriptor) as repository:
+        assert repository.key is not None
+        assert repository.descriptor_bytes == made.descriptor + b" "
+
+
 async def test_credentials_that_may_not_read_use_the_cached_descriptor(
     tmp_path: Path, rclone_s3: S3Endpoint
 ) -> None:

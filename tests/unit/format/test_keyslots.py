@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -167,6 +168,16 @@ def test_no_secret_and_the_empty_one_are_refused(made: tuple[RepositoryKey, Desc
         unlock(descriptor)
     with pytest.raises(KeyUnlockError, match="is needed"):
         unlock(descriptor, passphrase=b"")
+
+
+def test_two_threads_may_derive_at_once() -> None:
+    """With several lanes, as by default: the library alone stands still for ever."""
+    key, repository = new_master_key(), new_repository_id()
+    slot = passphrase_slot(key, b"open sesame", repository=repository, created_ns=1)
+    descriptor = descriptor_with(slot, repository=repository)
+    with ThreadPoolExecutor(3) as threads:
+        opened = [threads.submit(unlock, descriptor, passphrase=b"open sesame") for _ in range(3)]
+    assert [each.result().reveal() for each in opened] == [key.reveal()] * 3
 
 
 def test_a_weak_cost_makes_no_slot() -> None:
