@@ -40,8 +40,11 @@ class ManifestParser(Protocol):
 class Parsing(Protocol):
     """What makes parsers that work elsewhere."""
 
-    def parser(self, name: str) -> ManifestParser | None:
-        """A parser of the manifest that errors call ``name``; ``None`` where it is to be parsed here."""
+    def parser(self, name: str, *, alone: bool) -> ManifestParser | None:
+        """A parser of the manifest that errors call ``name``; ``None`` where it is to be parsed here.
+
+        One that is not read ``alone`` is parsed no further ahead than it is asked for.
+        """
         ...
 
 
@@ -82,9 +85,9 @@ async def items_from(
             skip = max(0, skip - len(items))
 
 
-def take_some(batches: Iterator[list[Item]]) -> list[Item] | None:
-    """Some batches as one, ``None`` at the end. What they raise is raised here."""
-    taken = list(islice(batches, BATCHES_PER_HOP))
+def take_some(batches: Iterator[list[Item]], count: int = BATCHES_PER_HOP) -> list[Item] | None:
+    """Up to ``count`` batches as one, ``None`` at the end. What they raise is raised here."""
+    taken = list(islice(batches, count))
     if not taken:
         return None
     return taken[0] if len(taken) == 1 else [item for batch in taken for item in batch]

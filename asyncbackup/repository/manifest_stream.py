@@ -127,7 +127,7 @@ class ManifestStream:
 
     async def _read(self) -> AsyncGenerator[list[Item], None]:
         parsing, given = self._repository.parsing, 0
-        parser = None if parsing is None else parsing.parser(self.key)
+        parser = None if parsing is None else parsing.parser(self.key, alone=not self._in_windows)
         if parser is not None:
             self._parser = parser
             try:
@@ -142,6 +142,8 @@ class ManifestStream:
         self._parser = here = ThreadParser(self.key, self._repository.threads)
         async with aclosing(items_from(here, self._plaintext(), skip=given)) as batches:
             async for items in batches:
+                if given:
+                    self._check_header()  # of what may be another object by now
                 yield items
         self.trailer = here.trailer
 

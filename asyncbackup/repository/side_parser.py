@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from asyncbackup.flow.side_process import SideProcess
 
 AHEAD = 4
-"""Requests under way for one manifest: one is answered while the items of the one before are used."""
+"""Requests under way for one manifest that is read alone, once its first items came: others are answered
+while the items of one are used."""
+BATCHES_PER_REPLY = 2
+"""Some 1,400 entries."""
 
 
 class ParseRequest(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="parse"):
@@ -68,18 +71,19 @@ class SideParsing:
         self._calls = calls
         self._numbers = 0
 
-    def parser(self, name: str) -> SideParser | None:
+    def parser(self, name: str, *, alone: bool) -> SideParser | None:
         """A parser, unless the process has failed."""
         if not self._calls.usable:
             return None
         self._numbers += 1
-        return SideParser(self._calls, self._numbers, name)
+        return SideParser(self._calls, self._numbers, name, ahead=AHEAD if alone else 1)
 
 
 class SideParser:
     """Parses one manifest. Raises :class:`ParserLostError` where the process does not."""
 
-    def __init__(self, calls: SideCalls, number: int, name: str) -> None:
+    def __init__(self, calls: SideCalls, number: int, name: str, *, ahead: int) -> None:
+        self._ahead = ahead
         self.header: ManifestHeader | None = None
         self.trailer: ManifestTrailer | None = None
         self._calls = calls
@@ -92,10 +96,11 @@ class SideParser:
         """As :meth:`~asyncbackup.repository.manifest_parser.ManifestParser.items`."""
         asked: deque[asyncio.Task[ParseReply]] = deque()
         more = ended = False
+        ahead = 1  # whoever wants the header alone waits for no more than that takes
         try:
             async with aclosing(chunks):
                 while True:
-                    while len(asked) < AHEAD and not ended:
+                    while len(asked) < ahead and not ended:
                         # What is there already comes first, or it would pile up on the other side.
                         data = b"" if more else await anext(chunks, None)
                         ended = data is None
@@ -104,7 +109,7 @@ class SideParser:
                     if not asked:
                         break
                     reply = await asked.popleft()
-                    more = reply.more
+                    more, ahead = reply.more, self._ahead
                     if ended and more and not asked:
                         asked.append(asyncio.create_task(self._ask(b"", last=True)))
                     self.header = self.header or reply.header
@@ -116,7 +121,8 @@ class SideParser:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
             if self.trailer is None and self._calls.usable:
-                await self._ask(b"", forget=True)
+                with suppress(ParserLostError):
+                    await self._ask(b"", forget=True)
 
     async def _ask(self, data: bytes, *, last: bool = False, forget: bool = False) -> ParseReply:
         request = ParseRequest(self._number, self._name, data, last, forget)
@@ -206,7 +212,7 @@ class _Parse:
 
     def _some(self) -> list[Item] | None:
         while True:
-            if (items := take_some(self._batches)) is not None:
+            if (items := take_some(self._batches, BATCHES_PER_REPLY)) is not None:
                 return items
             if not self._pieces:
                 return None

@@ -3,6 +3,7 @@ the same errors, whatever becomes of it."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -181,6 +182,33 @@ async def test_what_is_left_early_is_forgotten(
                 assert stream.header.snapshot == FIRST
             (worker,) = workers
             assert worker.open == 0
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_process_that_dies_unasked_does_not_disturb_who_leaves(
+    tmp_path: Path, cancelled: bool
+) -> None:
+    """It is told to forget the manifest, and is gone: that is nobody's error."""
+    async with file_repository(tmp_path) as repository:
+        await upload(repository, header_of(repository, FIRST), entries_of(FIRST, 30_000))
+        with dying_side_thread(serve_writes, memory_bytes=MEMORY_BYTES, after=1) as process:
+            async with parsed_beside(repository, process) as beside:
+                entered = asyncio.Event()
+
+                async def look() -> None:
+                    async with ManifestStream(beside, FIRST) as stream:
+                        assert stream.header.snapshot == FIRST
+                        entered.set()
+                        if cancelled:
+                            await asyncio.Event().wait()
+
+                looking = asyncio.create_task(look())
+                await entered.wait()
+                if cancelled:
+                    looking.cancel()
+                await asyncio.wait({looking})
+                assert looking.cancelled() == cancelled
+            assert process.retired
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 8])
