@@ -182,28 +182,38 @@ class Packer:
         pack.path_bytes += sum(len(member.entry.path) for member in members)
         while pack.jobs and pack.jobs[0].task.done():
             await self._settle(pack, down_to=len(pack.jobs) - 1)
+        leased = batch.leased
         if references:
+            before = pack.builder.size
             await self._gate.run(_add_references, pack.builder, references)
+            # What their lines have belongs to the pack, out of what was taken for their headers.
+            taken = min(leased, pack.builder.size - before)
+            leased -= taken
+            pack.leased += taken
         if not members:
-            self._budget.release(batch.leased)
-        elif WORTH_A_FRAME_BYTES <= batch.leased <= min(MOST_BYTES, self._settings.pack_size_bytes // 4):
+            self._budget.release(leased)
+        elif WORTH_A_FRAME_BYTES <= leased <= min(MOST_BYTES, self._settings.pack_size_bytes // 4):
             await self._settle(pack, down_to=MOST_JOBS - 1)
             task = await framing.begin(members, batch.number, pack.room, most_bytes=batch.leased)
-            pack.jobs.append(_Job(members, batch.leased, task))
+            pack.jobs.append(_Job(members, leased, task))
         else:
             await self._settle(pack)
             before = pack.builder.size
             await self._gate.run(_append_all, pack.builder, members)
-            self._keep(pack, batch.leased, pack.builder.size - before)
+            self._keep(pack, leased, pack.builder.size - before)
 
     async def _settle(self, pack: _OpenPack, *, down_to: int = 0) -> None:
         """Append what is being made, in its order, until no more than so many jobs are left."""
         while len(pack.jobs) > down_to:
             members, leased, task = pack.jobs.popleft()
+            made = await task
             before = pack.builder.size
-            pack.builder.add_frames([(member.entry, member.link_to) for member in members], *await task)
+            # In a thread: a frame that was left open before is finished first.
+            await self._gate.run(
+                pack.builder.add_frames, [(member.entry, member.link_to) for member in members], *made
+            )
             self._keep(pack, leased, pack.builder.size - before)
-            del members, task
+            del members, task, made
 
     def _keep(self, pack: _OpenPack, leased: int, grown: int) -> None:
         """From here on the pack holds what it grew by, compressed; the rest is free again."""

@@ -47,7 +47,8 @@ class LargestParts(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: TransferSettings, limit_bytes: int) -> LargestParts:
         """Those of a transfer with a budget of ``limit_bytes``."""
-        # A pack is full once it has its size; a batch, or one file as large as a pack, may come on top.
+        # A pack is full once it has its size. What is being made frames of, up to four batches of a
+        # quarter each, or one file as large as a pack, may come on top.
         readable = limit_bytes - 2 * settings.pack_size_bytes if settings.packed else limit_bytes
         if settings.zstd_level:
             # Sealed parts are rounded up to whole chunks.

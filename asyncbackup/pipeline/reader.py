@@ -108,7 +108,7 @@ class Reader:
         self._pace = Pace(gate, tasks)
         batch_bytes = min(BATCH_BYTES, budget.limit_bytes // 4)
         if settings.packed:
-            # A pack exceeds its size by a batch at the most.
+            # A pack exceeds its size by the batches that are being made frames of at the most.
             batch_bytes = min(batch_bytes, settings.pack_size_bytes // 4)
         self._batch_bytes = max(1, batch_bytes)
         self._member_bytes = MEMBER_BYTES if settings.packed else 0

@@ -53,7 +53,13 @@ class SideWorker:
         self._reader: SmallReader | None = None
         self._zstd_level = 0
         self._compressor: FrameCompressor | None = None
-        self._batches: OrderedDict[int, list[PackItem]] = OrderedDict()
+        self._batches: OrderedDict[int, list[PackItem | None]] = OrderedDict()
+        """What of each batch may become a member; of the rest nothing is held."""
+
+    @property
+    def held(self) -> int:
+        """Of how many entries frames may still be asked."""
+        return sum(item is not None for items in self._batches.values() for item in items)
 
     def read(self, asked: ReadRequest, view: memoryview) -> ReadReply:
         """Read a batch, and remember what of it is for packs."""
@@ -63,8 +69,9 @@ class SideWorker:
         assert reader is not None, "the first request has the settings"
         arena = Arena(view[asked.offset : asked.offset + asked.room_bytes], largest_bytes=asked.room_bytes)
         results, waited_seconds = timed(lambda: reader.read(asked.changes, arena))
-        if results.items:
-            self._batches[asked.number] = results.items
+        members = [item if item.whole is None and item.known is None else None for item in results.items]
+        if any(members):
+            self._batches[asked.number] = members
             if len(self._batches) > KEPT_BATCHES:
                 self._batches.popitem(last=False)
         return reply_of(results, arena, waited_seconds=waited_seconds)
@@ -78,6 +85,7 @@ class SideWorker:
         builder = FrameBuilder(zstd_level=self._zstd_level, compressor=self._compressor)
         for position, index in enumerate(asked.items):
             item, link = items[index], links.get(position)
+            assert item is not None, "what is sent alone, or known, is no member"
             if link is None:
                 builder.add(item.entry, item.body)
             else:

@@ -10,11 +10,12 @@ import pytest
 
 from asyncbackup.format.pack_builder import FrameBuilder
 from asyncbackup.pipeline import attributes
-from asyncbackup.pipeline.pack_wire import MemberLink
+from asyncbackup.pipeline.pack_wire import FramesRequest, MemberLink
+from asyncbackup.pipeline.read_wire import ReadRequest
 from asyncbackup.pipeline.reading_process import MEMORY_BYTES, ROOM_BYTES, ROOMS, serve_reads
 from asyncbackup.pipeline.side_packer import FrameRoom
 from asyncbackup.pipeline.side_reader import SideReader, open_side_reader
-from asyncbackup.pipeline.side_work import KEPT_BATCHES
+from asyncbackup.pipeline.side_work import KEPT_BATCHES, SideWorker
 from tests.side import dying_side_thread, side_thread
 from tests.unit.pipeline.readings import see, transfer_settings, upload
 
@@ -113,6 +114,22 @@ async def test_batches_that_nobody_asks_for_are_forgotten(tree: Path, process: S
             _, last, _ = await read(reader, tree)
         assert await packer.frames_of(first, [0], [], FrameRoom(), most_bytes=2**20) is None
         assert await packer.frames_of(last, [0], [], FrameRoom(), most_bytes=2**20) is not None
+
+
+def test_what_is_no_member_is_not_held(tree: Path) -> None:
+    """A file too large for packs goes up alone, compressed: nobody asks for frames of it."""
+    settings = msgspec.structs.replace(settings_of(tree, zstd_level=3), pack_below_bytes=1)
+    worker = SideWorker()
+    changes = [upload(see(tree, b"%d" % number)) for number in range(FILES)]
+    memory = memoryview(bytearray(FILES * 40_000))
+    reply = worker.read(ReadRequest(1, 0, len(memory), changes, settings), memory)
+    assert len(reply.items) == FILES
+    assert worker.held == 0
+    settings = msgspec.structs.replace(settings, pack_below_bytes=2**20)
+    worker.read(ReadRequest(2, 0, len(memory), changes, settings), memory)
+    assert worker.held == FILES
+    assert worker.frames(FramesRequest(2, 0, len(memory), [0], []), memory).made
+    assert worker.held == 0
 
 
 async def test_what_needs_more_room_than_was_said_is_not_made(tree: Path, process: SideProcess) -> None:
