@@ -113,7 +113,7 @@ class Catalog:
                 row = await _first(connection, "SELECT value FROM meta WHERE name = ?", (IDENTITY,))
             try:
                 identity = msgspec.json.decode(row[0] if row else b"", type=CatalogIdentity)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise CatalogError(
                     f"{path} is damaged (no identity); move it away and rebuild it with "
                     "'asyncbackup syncdb_remote'"

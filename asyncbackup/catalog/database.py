@@ -48,7 +48,8 @@ def translated(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL:
             raise CatalogError(f"no space left for {path}; free some and run again") from error
         raise CatalogError(f"{path}: {error}; check the folder's permissions and its disk") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # The latter where the error quotes a schema that is damaged, and what it quotes is no text.
         raise CatalogError(
             f"{path} is damaged ({error}); move it away and rebuild it with 'asyncbackup syncdb_remote'"
         ) from error

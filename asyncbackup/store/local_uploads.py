@@ -223,7 +223,7 @@ class LocalUploads:
             with open(descriptor, "rb") as document:
                 try:
                     upload = msgspec.json.decode(document.read(), type=_Upload)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     reason = f"the upload {upload_id!r} is damaged: {error}"
                     raise StoreError(operation, key, reason, code="Damaged") from error
         if key and upload.key != key:

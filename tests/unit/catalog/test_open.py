@@ -221,6 +221,20 @@ async def test_a_damaged_database_names_the_way_out(database: Path) -> None:
     assert "syncdb_remote" in message
 
 
+@pytest.mark.parametrize("text", [b"WITHOUT ROWID", b"trigger", b"entries_pendingentries"])
+async def test_a_damaged_schema_names_the_way_out(database: Path, text: bytes) -> None:
+    """SQLite quotes what it cannot read, and one flipped bit makes that no text."""
+    await create(database)
+    sum_path(database).unlink()
+    content = database.read_bytes()
+    damaged = content.replace(text, text[:-3] + bytes([text[-3] ^ 0x80]) + text[-2:])
+    assert damaged != content
+    database.write_bytes(damaged)
+    message = await refused(database)
+    assert message.startswith(f"{database} is damaged (")
+    assert "move it away and rebuild it with 'asyncbackup syncdb_remote'" in message
+
+
 async def test_damage_found_later_is_named_as_well(database: Path) -> None:
     async with Catalog.create(database, IDENTITY) as catalog:
         await fill(catalog, *(b"%d" % number for number in range(2000)))
@@ -234,7 +248,10 @@ async def test_damage_found_later_is_named_as_well(database: Path) -> None:
             await pending_of(catalog)
 
 
-@pytest.mark.parametrize("identity", [None, b"{", b"{}", b'{"section": 1}'])
+NO_TEXT = b'{"section": "home", "destination": "\xfa", "repository": ""}'
+
+
+@pytest.mark.parametrize("identity", [None, b"{", b"{}", b'{"section": 1}', NO_TEXT])
 async def test_a_database_that_does_not_know_whose_it_is(database: Path, identity: bytes | None) -> None:
     await create(database)
     connection = sqlite3.connect(database)
@@ -243,7 +260,10 @@ async def test_a_database_that_does_not_know_whose_it_is(database: Path, identit
         if identity is not None:
             connection.execute("INSERT INTO meta VALUES ('identity', ?)", (identity,))
     connection.close()
-    assert "syncdb_remote" in await refused(database)
+    sum_path(database).unlink()  # as after a run that was killed
+    message = await refused(database)
+    assert "no identity" in message
+    assert "syncdb_remote" in message
 
 
 async def test_a_folder_in_place_of_the_database(database: Path) -> None:
