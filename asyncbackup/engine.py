@@ -221,6 +221,10 @@ class _Run:
             )
             await look_back(repository, run, known=known, started_ns=started_ns, now_ns=time.time_ns())
             await settle(catalog, written)
+            if not repository.store.capabilities.uploads_known:
+                from asyncbackup.leftovers import abort_untold
+
+                await abort_untold(repository)
             await note_written(repository, catalog)
             summary = self._summary(
                 snapshot=run,

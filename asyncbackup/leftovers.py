@@ -12,6 +12,8 @@ from asyncbackup.format.keys import data_prefix, run_prefix, snapshots_prefix
 from asyncbackup.store.base import UploadId
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from asyncbackup.catalog.catalog import Catalog
     from asyncbackup.repository.open import Repository
     from asyncbackup.resume import ResumableUpload
@@ -34,7 +36,23 @@ async def take_up_uploads(repository: Repository, catalog: Catalog) -> dict[byte
             kept[confirmed.path] = confirmed
         else:
             await _abort(repository, catalog, upload)
-    known = {upload.upload_id for upload in kept.values()}
+    await _abort_unknown(repository, {upload.upload_id for upload in kept.values()})
+    return kept
+
+
+async def abort_untold(repository: Repository) -> None:
+    """Abort what this run began without being told, once nothing of its own is under way any more.
+
+    A warning where that fails: the snapshot is there all the same.
+    """
+    try:
+        await _abort_unknown(repository, set())
+    except StoreError as error:
+        log.warning("an unfinished upload may be left: %s", error)
+
+
+async def _abort_unknown(repository: Repository, known: Set[str]) -> None:
+    """Abort all unfinished uploads of the section but the known ones."""
     for prefix in (data_prefix(repository.section), snapshots_prefix(repository.section)):
         try:
             async for page in repository.store.list_uploads(prefix):
@@ -45,7 +63,6 @@ async def take_up_uploads(repository: Repository, catalog: Catalog) -> dict[byte
         except (AccessDeniedError, UnsupportedError) as error:
             log.warning("unfinished uploads cannot be looked for: %s", error)
             break
-    return kept
 
 
 async def abort_unused(repository: Repository, catalog: Catalog) -> None:

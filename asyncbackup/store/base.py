@@ -107,6 +107,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     conditional_writes: bool = False
     part_copy: bool = True
     """``copy_part`` works. A store that finds out otherwise says ``False`` from then on."""
+    uploads_known: bool = True
+    """Of every multipart upload that was begun the caller was told. ``False`` once a request to begin one
+    had to be sent again, whose first answer may have been lost."""
 
 
 class ObjectReader(Protocol):

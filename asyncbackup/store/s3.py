@@ -141,6 +141,7 @@ class S3Store:
             keeps_checksums=self._objects.keeps_checksums,
             keeps_folders=self._objects.keeps_folders is not False,
             part_copy=self._uploads.copies_parts is not False,
+            uploads_known=self._uploads.known,
         )
 
     @property

@@ -56,6 +56,8 @@ class S3Uploads:
         """Index of the checksums that this endpoint was last seen to accept."""
         self._plain: set[str] = set()
         """Uploads that were begun without checksums. (A ListParts without them proves nothing.)"""
+        self.known = True
+        """Every upload that was begun was told of."""
         self.copies_parts = True if is_aws(bucket.endpoint) else None
         """Whether parts can be copied from other objects; ``None`` until somebody asked."""
         self._trying_to_copy = asyncio.Lock()
@@ -64,8 +66,13 @@ class S3Uploads:
         """Begin an upload, with checksums where the endpoint takes them."""
         while True:
             checksums = _CHECKSUMS[self._options]
+            sent = 0
 
             async def send(_: Deadline, checksums: Checksums = checksums) -> UploadId:
+                nonlocal sent
+                sent += 1
+                # The one before may have come about, and its answer been lost.
+                self.known = self.known and sent == 1
                 return await self._multipart.begin(key, metadata, checksums)
 
             try:
