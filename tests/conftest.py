@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.launch import local_server
 from tests.battery.score import pytest_terminal_summary
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Endpoint, run_moto, run_rclone, run_seaweed
+
+# How fast an example is says something of the machine, not of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 THREAD_END_SECONDS = 10.0
 
