@@ -108,9 +108,8 @@ class SmallReader:
         """A buffer that is used again where a pack copies the contents; none where they are sent from it."""
         room = 0
         if self._settings.packed:
-            room = sum(
-                change.content_bytes + 1 for change in changes if 0 < change.content_bytes < LARGE_BYTES
-            )
+            sizes = (change.content_bytes for change in changes)
+            room = sum(size + 1 for size in sizes if 0 < size < LARGE_BYTES)
         return Arena(self.arenas.take(room) if room else memoryview(b""), largest_bytes=LARGE_BYTES)
 
     def _read_one(self, change: Change, folder: int, arena: Arena, results: SmallResults) -> None:
