@@ -154,7 +154,7 @@ class Selection:
         """The selection stored for ``identity``, or a new one where there is none to go on with.
 
         A damaged database, one of another identity and one whose making was
-        interrupted are discarded: they cost time, never data.
+        interrupted are discarded: they cost time, never data. So is one that is not complete when it is left.
 
         Raises ``SectionBusyError`` while another process restores from it, and ``CatalogError``.
         """
@@ -164,6 +164,9 @@ class Selection:
         try:
             yield selection
         finally:
+            if not selection.complete:
+                # Nobody goes on with a part, perhaps of what was misread. (While it is still held.)
+                selection.discard()
             await connection.close()
 
     async def add(self, candidates: Iterable[Candidate]) -> None:

@@ -154,14 +154,9 @@ async def restore_section(
                 if going_on:
                     await selection.begin_again(boot=boot)
                 else:
-                    try:
-                        async with open_side_parsing(writing, slot_bytes=SLOT_BYTES) as parsing:
-                            parsed = msgspec.structs.replace(repository, parsing=parsing)
-                            await select(parsed, run, request.filter, selection, gate=gate, stop=stop)
-                    except BaseException:
-                        # Nobody goes on with part of a selection, perhaps of what was misread.
-                        selection.discard()
-                        raise
+                    async with open_side_parsing(writing, slot_bytes=SLOT_BYTES) as parsing:
+                        parsed = msgspec.structs.replace(repository, parsing=parsing)
+                        await select(parsed, run, request.filter, selection, gate=gate, stop=stop)
                 totals = await selection.totals()
                 counters.files_total, counters.bytes_total = totals.files, totals.bytes_total
                 tally = Tally(selection, counters)
