@@ -15,6 +15,8 @@ import msgspec
 
 from asyncbackup import __version__
 from asyncbackup.catalog.history import SnapshotPlan
+from asyncbackup.catalog.listings import SavedListings
+from asyncbackup.catalog.rows import entry_of_row
 from asyncbackup.format.escape import escape_path
 from asyncbackup.format.manifest import ManifestHeader, ManifestTrailer
 from asyncbackup.model import RunId
@@ -70,8 +72,12 @@ async def write_manifest(
     )
     async with ManifestUpload(repository, header) as upload:
         if plan.base is None:
-            async for entries in catalog.entries.in_order():
-                await upload.add(entries)
+            # All rows pass by here, so this is where digests of listings cost least.
+            saved = SavedListings(catalog.listings)
+            async for rows in catalog.entries.rows_in_order():
+                await upload.add([entry_of_row(row) for row in rows])
+                await saved.add(rows)
+            await saved.finish()
         else:
             async for items in history.changes(plan):
                 await upload.add(items)

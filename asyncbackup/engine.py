@@ -40,6 +40,7 @@ from asyncbackup.limits import LimitAccount
 from asyncbackup.model import Action, Change, RunCounters, RunId, RunSummary
 from asyncbackup.pipeline.detector import Detector
 from asyncbackup.pipeline.recorder import Recorder
+from asyncbackup.pipeline.unchanged import UnchangedFolders
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.repository.marks import announce_run, known_prunes, look_again, look_back, withdraw
 from asyncbackup.repository.open import Repository, open_repository
@@ -118,7 +119,15 @@ async def run_section(
         if empty:
             await _guard_against_empty(section, catalog)
         run = _Run(
-            settings, section, catalog, counters, stop, reading, checksum=checksum, scan_ahead=scan_ahead
+            settings,
+            section,
+            catalog,
+            counters,
+            stop,
+            reading,
+            checksum=checksum,
+            scan_ahead=scan_ahead,
+            dry_run=dry_run,
         )
         return await (run.rehearse(on_change) if dry_run else run.save())
 
@@ -137,6 +146,7 @@ class _Run:
         *,
         checksum: bool,
         scan_ahead: bool,
+        dry_run: bool,
     ) -> None:
         self._reading = reading
         self._settings = settings
@@ -149,6 +159,7 @@ class _Run:
             catalog.entries,
             catalog.links,
             counters,
+            UnchangedFolders(catalog.listings, use=not checksum, note=not dry_run),
             checksum=checksum,
             find_moved=section.packed,
             links_together_below=self._pack_below_bytes if section.packed else 0,

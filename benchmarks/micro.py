@@ -39,6 +39,7 @@ from asyncbackup.initialise import create_database
 from asyncbackup.model import Change, Entry, Extent, Kind, Pending, RunCounters, SourceEntry
 from asyncbackup.pipeline.attributes import entry_of_source
 from asyncbackup.pipeline.detector import Detector
+from asyncbackup.pipeline.unchanged import UnchangedFolders
 from asyncbackup.pipeline.walker import WalkSettings, walk
 from asyncbackup.source import open_file, open_folder
 from asyncbackup.store.open import open_store
@@ -142,7 +143,7 @@ class Micro:
         outcomes_in: Sender[Outcome]
         changes_in, changes = open_channel("changes", 16)
         outcomes_in, outcomes = open_channel("outcomes", 64)
-        detector = Detector(catalog.entries, catalog.links, RunCounters())
+        detector = Detector(catalog.entries, catalog.links, RunCounters(), UnchangedFolders(catalog.listings))
 
         async def detect(listings: Receiver[WalkBatch]) -> None:
             async with asyncio.TaskGroup() as group:

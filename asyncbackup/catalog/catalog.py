@@ -13,8 +13,16 @@ from asyncbackup.catalog.entries import EntryTable
 from asyncbackup.catalog.history import HistoryTable
 from asyncbackup.catalog.integrity import FileSum
 from asyncbackup.catalog.links import LinkTable
+from asyncbackup.catalog.listings import ListingTable
 from asyncbackup.catalog.runs import RunTable
-from asyncbackup.catalog.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, TRIGGERS
+from asyncbackup.catalog.schema import (
+    APPLICATION_ID,
+    LISTINGS,
+    LISTINGS_TRIGGERS,
+    SCHEMA_VERSION,
+    TABLES,
+    TRIGGERS,
+)
 from asyncbackup.catalog.uploads import UploadTable
 from asyncbackup.errors import CatalogError
 
@@ -47,7 +55,8 @@ class Catalog:
     ``entries`` is the tree as saved, ``runs`` the runs and snapshots, ``uploads``
     the journal of unfinished multipart uploads, ``links`` what one run notes
     of hard links, ``contents`` what is stored by digest, and the packs,
-    ``history`` what a new snapshot differs in from which earlier one.
+    ``history`` what a new snapshot differs in from which earlier one, ``listings``
+    what folders look like in which nothing has changed.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Catalog:
         self.uploads = UploadTable(connection, lock, path)
         self.links = LinkTable(connection, lock, path)
         self.history = HistoryTable(connection, lock, path)
+        self.listings = ListingTable(connection, lock, path)
         self._connection = connection
         self._lock = lock
         self._sum = file_sum
@@ -79,7 +89,7 @@ class Catalog:
             await connection.execute("BEGIN EXCLUSIVE")
             if await _first(connection, "SELECT 1 FROM sqlite_master LIMIT 1") is not None:
                 raise exists_already(path)  # somebody else was quicker
-            for statement in (*TABLES.split(";"), *TRIGGERS):
+            for statement in (*TABLES.split(";"), LISTINGS, *TRIGGERS):
                 await connection.execute(statement)
             await connection.execute(_WRITE_META, (IDENTITY, msgspec.json.encode(identity)))
             await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -119,6 +129,8 @@ class Catalog:
                     "'asyncbackup syncdb_remote'"
                 ) from error
             _check_identity(identity, path, section=section, destination=destination)
+            with translated(path):
+                await _add_listings(connection)
         except BaseException:
             await connection.close()
             file_sum.close()
@@ -176,6 +188,15 @@ async def _check_version(connection: aiosqlite.Connection, path: Path) -> None:
             f"{path} has schema version {found}, this asyncbackup reads {SCHEMA_VERSION}; upgrade "
             "asyncbackup, or move the file away and rebuild it with 'asyncbackup syncdb_remote'"
         )
+
+
+async def _add_listings(connection: aiosqlite.Connection) -> None:
+    """Give the table to a database that was made before there was one."""
+    if await _first(connection, "SELECT 1 FROM sqlite_master WHERE name = 'listings'") is None:
+        await connection.execute("BEGIN IMMEDIATE")
+        for statement in (LISTINGS, *LISTINGS_TRIGGERS):
+            await connection.execute(statement)
+        await connection.execute("COMMIT")
 
 
 def _check_identity(identity: CatalogIdentity, path: Path, *, section: str, destination: str) -> None:

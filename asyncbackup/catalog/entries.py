@@ -227,9 +227,13 @@ class EntryTable:
 
     async def in_order(self) -> AsyncIterator[list[Entry]]:
         """Every entry that is not deleted, in (folder, name) order, in pages of ``PAGE_ROWS``."""
-        sql = f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"
-        async for rows in self.pages(sql, folder_first=True):
+        async for rows in self.rows_in_order():
             yield [entry_of_row(row) for row in rows]
+
+    def rows_in_order(self) -> AsyncIterator[list[Row]]:
+        """The rows of :meth:`in_order`."""
+        sql = f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"
+        return self.pages(sql, folder_first=True)
 
     async def pages(self, sql: str, *, folder_first: bool = False) -> AsyncIterator[list[Row]]:
         """The rows of a query, in pages; smaller ones where the first column is the path of a folder, in

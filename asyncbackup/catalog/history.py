@@ -14,7 +14,7 @@ import msgspec
 from asyncbackup.catalog.database import WriteLock, translated
 from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
-from asyncbackup.catalog.schema import SETTLING_TRIGGER
+from asyncbackup.catalog.schema import SETTLING_TRIGGERS, name_of_trigger
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
 from asyncbackup.model import Kind, Pack, Pending, RunId, join_path, kind_of_mode
@@ -189,9 +189,11 @@ class HistoryTable:
         async with self._lock.transaction() as connection:
             await connection.execute(_DROP_TOMBSTONES)
             await connection.execute(_ADD_NEW)
-            await connection.execute("DROP TRIGGER entries_changed")
+            for trigger in SETTLING_TRIGGERS:
+                await connection.execute(f"DROP TRIGGER {name_of_trigger(trigger)}")
             await connection.execute(_SETTLE)
-            await connection.execute(SETTLING_TRIGGER)
+            for trigger in SETTLING_TRIGGERS:
+                await connection.execute(trigger)
             await connection.execute(FORGET_UNUSED)
             if plan.base is None:
                 await begin_chain(connection, run)

@@ -12,7 +12,7 @@ from asyncbackup.catalog.contents import CONTENTS_KEPT, KEPT, row_of_content
 from asyncbackup.catalog.history import begin_chain
 from asyncbackup.catalog.rows import COLUMNS, EXTENT_COLUMNS, PLACEHOLDERS, Row, row_of_entry
 from asyncbackup.catalog.runs import INSERT_RUN, row_of_run
-from asyncbackup.catalog.schema import TRIGGERS
+from asyncbackup.catalog.schema import TRIGGERS, name_of_trigger
 from asyncbackup.model import PACKS, Kind, Pack, Pending
 from asyncbackup.text import is_utf8
 
@@ -29,7 +29,7 @@ _COUNT = (
     "INSERT OR REPLACE INTO totals (kind, entries, bytes) "
     "SELECT mode & 61440, count(*), sum(size) FROM entries GROUP BY mode & 61440"
 )
-_TABLES = ("entries", "contents", "packs", "touched", "runs", "inodes", "links", "part_hashes")
+_TABLES = ("entries", "listings", "contents", "packs", "touched", "runs", "inodes", "links", "part_hashes")
 
 _INSERT = f"INSERT INTO entries ({COLUMNS}) VALUES ({PLACEHOLDERS})"  # noqa: S608 - constants only
 # Of several places of one content the first one counts, but one that is stored as the section stores
@@ -135,7 +135,7 @@ async def replacing(catalog: Catalog, *, sealed: bool) -> AsyncIterator[Replacem
     async with catalog._lock.transaction() as connection:
         # Counting once is cheaper than a trigger for every row.
         for trigger in TRIGGERS:
-            await connection.execute(f"DROP TRIGGER {trigger.split()[2]}")
+            await connection.execute(f"DROP TRIGGER {name_of_trigger(trigger)}")
         for table in _TABLES:
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants only
         await connection.execute("DELETE FROM meta WHERE name = ?", (CONTENTS_KEPT,))

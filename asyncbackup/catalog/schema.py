@@ -14,6 +14,10 @@ also those that are no longer in the tree; ``packs`` describes the packs.
 ``totals`` is what the entries that are not deleted add up to, by the type bits
 of their modes; triggers keep it, so that no run has to count the whole tree.
 
+``listings`` has for some folders the digest of the listing that its rows would
+make if none was pending; triggers take it away with the first change of a row.
+It came after the first databases of this version, which get it when opened.
+
 ``part_hashes`` has the digests of the parts of large plain objects, 32 bytes a
 part, as long as an entry refers to the object. (A blob of up to 320,000 bytes
 is why it has row ids.)
@@ -169,21 +173,51 @@ CREATE TABLE links (
 CREATE INDEX links_first ON links (first, path);
 """
 
+LISTINGS = """
+CREATE TABLE IF NOT EXISTS listings (
+    folder BLOB PRIMARY KEY,
+    digest BLOB NOT NULL
+) WITHOUT ROWID
+"""
+
 _COUNTED = "{0}.pending IN (0, 2)"
 _ADD = "UPDATE totals SET entries = entries + 1, bytes = bytes + NEW.size WHERE kind = NEW.mode & 61440;"
 _SUBTRACT = "UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size WHERE kind = OLD.mode & 61440;"
 _OLD, _NEW = _COUNTED.format("OLD"), _COUNTED.format("NEW")
-SETTLING_TRIGGER = (
+_TOTALS_CHANGED = (
     "CREATE TRIGGER entries_changed AFTER UPDATE OF pending, mode, size ON entries "
     f"WHEN ({_OLD}) != ({_NEW}) OR ({_NEW} AND (OLD.mode != NEW.mode OR OLD.size != NEW.size)) BEGIN "
     f"{_SUBTRACT[:-1]} AND {_OLD}; {_ADD[:-1]} AND {_NEW}; END"
 )
-"""Taken away while a commit settles what is pending, which it counts in one step."""
-TRIGGERS = (
+TOTALS_TRIGGERS = (
     f"CREATE TRIGGER entries_added AFTER INSERT ON entries WHEN {_NEW} BEGIN {_ADD} END",
     f"CREATE TRIGGER entries_removed AFTER DELETE ON entries WHEN {_OLD} BEGIN {_SUBTRACT} END",
-    SETTLING_TRIGGER,
+    _TOTALS_CHANGED,
 )
 """What keeps ``totals``, which count neither what is new since the last snapshot (that is cheaper to count
 once than with every row) nor what is deleted. They need ``PRAGMA recursive_triggers``, or the rows that an
 INSERT OR REPLACE replaces would not be subtracted."""
+
+_FORGET = "BEGIN DELETE FROM listings WHERE folder = {0}.folder; END"
+_LISTING_BURIED = (
+    "CREATE TRIGGER listings_buried AFTER UPDATE OF pending ON entries "
+    f"WHEN (OLD.pending = 3) != (NEW.pending = 3) {_FORGET.format('OLD')}"
+)
+LISTINGS_TRIGGERS = (
+    f"CREATE TRIGGER listings_added AFTER INSERT ON entries {_FORGET.format('NEW')}",
+    f"CREATE TRIGGER listings_removed AFTER DELETE ON entries {_FORGET.format('OLD')}",
+    "CREATE TRIGGER listings_changed AFTER UPDATE OF folder, name, mode, size, mtime_ns, ctime_ns, uid, gid, "
+    f"nlink ON entries {_FORGET.format('OLD')}",
+    _LISTING_BURIED,
+)
+"""What forgets a digest of ``listings``: an entry that comes or goes, is buried or taken back, or is another
+than it was. ``recursive_triggers`` again tell them of rows that are replaced."""
+
+TRIGGERS = (*TOTALS_TRIGGERS, *LISTINGS_TRIGGERS)
+SETTLING_TRIGGERS = (_TOTALS_CHANGED, _LISTING_BURIED)
+"""Taken away while a commit settles what is pending: it counts that in one step, and buries nothing."""
+
+
+def name_of_trigger(statement: str) -> str:
+    """The name of the trigger that a statement creates."""
+    return statement.split()[2]

@@ -2,7 +2,7 @@
 
 The table of decisions, with its reasons, is in docs/design.md ("What changed").
 A folder is compared as a whole: what its rows have and its listing lacks is
-deleted. So an unchanged run writes nothing to the catalog.
+deleted. So an unchanged run writes no entry to the catalog.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from asyncbackup.flow.channel import Receiver, Sender
     from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
+    from asyncbackup.pipeline.unchanged import UnchangedFolders
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Detector:
         entries: KnownEntries,
         links: KnownLinks,
         counters: RunCounters,
+        unchanged: UnchangedFolders,
         *,
         checksum: bool = False,
         find_moved: bool = False,
@@ -99,6 +101,7 @@ class Detector:
     ) -> None:
         self._entries = entries
         self._links = links
+        self._unchanged = unchanged
         self._counters = counters
         self._checksum = checksum
         self._find_moved = find_moved and not checksum
@@ -114,6 +117,7 @@ class Detector:
         with listings, changes, outcomes:
             if self._find_moved and await self._entries.is_empty():
                 self._find_moved = False  # Nothing can have moved.
+            await self._unchanged.begin()
             async for batch in listings:
                 self._counters.files_ignored += len(batch.special)
                 for path in batch.special:
@@ -123,17 +127,24 @@ class Detector:
                 await outcomes.send_all(batch.unlisted)
                 whole = [c for c in batch.chunks if c.after is None and c.upto is None]
                 for begin in range(0, len(whole), MAX_FOLDERS_PER_QUERY):
-                    part = whole[begin : begin + MAX_FOLDERS_PER_QUERY]
+                    unchanged, part = await self._unchanged.told_apart(
+                        whole[begin : begin + MAX_FOLDERS_PER_QUERY]
+                    )
+                    if unchanged:
+                        self._pass_by(unchanged)
+                    if not part:
+                        continue
                     folders = [c.folder for c in part]
                     rows = await self._entries.stats_of_folders(folders, limit=MAX_ROWS + 1)
                     if len(rows) <= MAX_ROWS:
-                        await self._compare(part, rows, changes, outcomes)
+                        await self._unchanged.add(await self._compare(part, rows, changes, outcomes))
                         continue
                     for chunk in part:
                         await self._compare_in_pages(chunk, changes, outcomes)
                 for chunk in batch.chunks:
                     if chunk.after is not None or chunk.upto is not None:
                         await self._compare_in_pages(chunk, changes, outcomes)
+            await self._unchanged.finish()
 
     async def _compare_in_pages(
         self, chunk: FolderChunk, changes: Sender[list[Change]], outcomes: Sender[Outcome]
@@ -161,24 +172,30 @@ class Detector:
         rows: Sequence[Row],
         changes: Sender[list[Change]],
         outcomes: Sender[Outcome],
-    ) -> None:
-        """Compare chunks with all their rows, which are in the order of their keys.
+    ) -> Sequence[FolderChunk]:
+        """Compare chunks with all their rows, which are in the order of their keys. Returns those that
+        are as the rows say.
 
         Nearly every folder of a daily run is as it was: then its rows are, one for one, those that the
         walker made of what it saw, which a single comparison of lists tells.
         """
         ordered = chain.from_iterable(chunk.rows for chunk in sorted(chunks, key=_FOLDER_OF))
         if not self._checksum and rows == list(ordered) and not any(chunk.unknown for chunk in chunks):
-            self._counters.current_path = chunks[-1].folder
-            self._count_unchanged(rows)
-            return
+            self._pass_by(chunks)
+            return chunks
         rows_of: dict[object, list[Row]] = {
             folder: list(its_rows) for folder, its_rows in groupby(rows, _ROWS_FOLDER)
         }
         found: list[Change] = []
         described: list[int] = []
+        as_saved: list[FolderChunk] = []
         for chunk in chunks:
-            for change, row in await self._compare_chunk(chunk, rows_of.get(chunk.folder, []), outcomes):
+            its_rows = rows_of.get(chunk.folder, [])
+            if its_rows == chunk.rows and not self._checksum:
+                self._pass_by([chunk])
+                as_saved.append(chunk)
+                continue
+            for change, row in await self._compare_chunk(chunk, its_rows, outcomes):
                 if row is not None and row[CTIME_NS] != SAVE_AGAIN_NS:
                     described.append(len(found))
                 found.append(change)
@@ -187,15 +204,13 @@ class Detector:
             found = await self._recognise_moved(found)
         for part in _batches(found):
             await changes.send(part)
+        return as_saved
 
     async def _compare_chunk(
         self, chunk: FolderChunk, rows: list[Row], outcomes: Sender[Outcome]
     ) -> list[tuple[Change, Row | None]]:
         """What changed in one chunk, each with its row, if any. What it has not and rows have is buried."""
         self._counters.current_path = chunk.folder
-        if rows == chunk.rows and not self._checksum:
-            self._count_unchanged(rows)
-            return []
         known: dict[object, Row] = {row[1]: row for row in rows}
         found: list[tuple[Change, Row | None]] = []
         unchanged: list[Row] = []
@@ -225,6 +240,11 @@ class Detector:
                 path = join_path(_bytes(row[0]), _bytes(row[1]))
                 await outcomes.send(Buried(path=path, subtree=stat.S_ISDIR(_int(row[MODE]))))
         return found
+
+    def _pass_by(self, chunks: Sequence[FolderChunk]) -> None:
+        """Count chunks in which nothing has changed."""
+        self._counters.current_path = chunks[-1].folder
+        self._count_unchanged(list(chain.from_iterable(chunk.rows for chunk in chunks)))
 
     def _count_unchanged(self, rows: Sequence[Row]) -> None:
         totals = totals_of(rows)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from asyncbackup.catalog.listings import listing_digest
 from asyncbackup.catalog.rows import MODE, SIZE, Row
 from asyncbackup.model import Failure, SourceEntry, source_entry
 
@@ -38,6 +39,15 @@ class FolderChunk(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def entry(self, number: int) -> SourceEntry:
         """The entry at that place."""
         return source_entry(self.folder, self._name(number), self.statuses[number])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the folder is known."""
+        return self.after is None and self.upto is None and not self.unknown
+
+    def digest(self) -> bytes:
+        """The digest of the rows (:func:`~asyncbackup.catalog.listings.listing_digest`)."""
+        return listing_digest(self.rows)
 
     def _name(self, number: int) -> bytes:
         name = self.rows[number][1]

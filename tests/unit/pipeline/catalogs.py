@@ -56,6 +56,22 @@ class MemoryEntries:
         return found
 
 
+class MemoryListings:
+    """Digests by folder, for as long as nobody saves anything; ``noted`` are those told."""
+
+    def __init__(self) -> None:
+        self.noted: dict[bytes, bytes] = {}
+
+    async def usable(self) -> bool:
+        return bool(self.noted)
+
+    async def find(self, folders: Sequence[bytes]) -> dict[bytes, bytes]:
+        return {folder: self.noted[folder] for folder in folders if folder in self.noted}
+
+    async def note(self, listings: Sequence[tuple[bytes, bytes]]) -> None:
+        self.noted.update(listings)
+
+
 class MemoryLinks:
     """Claims and kept names."""
 

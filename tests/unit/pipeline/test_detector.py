@@ -33,7 +33,8 @@ from asyncbackup.pipeline.detector import (
 )
 from asyncbackup.pipeline.listing import FolderChunk, WalkBatch
 from asyncbackup.pipeline.results import Buried, Outcome, Revived
-from tests.unit.pipeline.catalogs import MemoryEntries, MemoryLinks
+from asyncbackup.pipeline.unchanged import UnchangedFolders
+from tests.unit.pipeline.catalogs import MemoryEntries, MemoryLinks, MemoryListings
 from tests.unit.pipeline.listings import status_of, unchanged_row
 
 FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
@@ -81,6 +82,7 @@ class Detection:
     def __init__(self) -> None:
         self.entries = MemoryEntries()
         self.links = MemoryLinks()
+        self.listings = MemoryListings()
         self.counters = RunCounters()
         self.batches: list[list[Change]] = []
         self.outcomes: list[Outcome] = []
@@ -96,7 +98,14 @@ class Detection:
         outcomes_in, outcomes = open_channel("outcomes", 1000)
         with listings_in:
             await listings_in.send_all(batches)
-        detector = Detector(self.entries, self.links, self.counters, checksum=checksum, find_moved=find_moved)
+        detector = Detector(
+            self.entries,
+            self.links,
+            self.counters,
+            UnchangedFolders(self.listings, use=not checksum),
+            checksum=checksum,
+            find_moved=find_moved,
+        )
         await detector.run(listings, changes_in, outcomes_in)
         self.batches = [batch async for batch in changes]
         self.outcomes = [outcome async for outcome in outcomes]
@@ -569,3 +578,62 @@ async def test_what_was_marked_is_saved_again_whatever_its_stat_says(kind: int) 
     _, change = await decide(msgspec.structs.replace(now, mode=kind & ~0o4), marked)
     assert change is not None
     assert (change.action, change.known) == (Action.UPLOAD, None)
+
+
+async def test_a_folder_with_the_digest_that_is_known_is_not_asked_for_row_by_row() -> None:
+    detection = Detection()
+    same, other = folder(b"f", seen(b"f/a"), seen(b"f/l", LINK)), folder(b"g", seen(b"g/a", size=100))
+    for entry in (seen(b"f/a"), seen(b"f/l", LINK), seen(b"g/a")):
+        detection.entries.add(saved(entry))
+    detection.listings.noted = {b"f": same.digest(), b"g": same.digest()}
+    await detection.run(listing(same))
+    assert detection.entries.queries == 0
+    counters = detection.counters
+    assert (counters.files_scanned, counters.files_unchanged, counters.symlinks) == (1, 1, 1)
+    assert (counters.bytes_scanned, counters.bytes_unchanged, counters.current_path) == (7, 7, b"f")
+    await detection.run(listing(same, other))
+    assert set(detection.changes) == {b"g/a"}
+
+
+@pytest.mark.parametrize("how", ["checksum", "unknown", "part"])
+async def test_where_a_folder_is_not_known_as_a_whole_its_digest_counts_for_nothing(how: str) -> None:
+    detection = Detection()
+    seen_now = folder(
+        b"f", seen(b"f/a"), unknown=(b"b",) if how == "unknown" else (), upto=b"a" if how == "part" else None
+    )
+    for name in (b"a", b"b", b"c"):
+        detection.entries.add(saved(seen(b"f/" + name)))
+    detection.listings.noted = {b"f": seen_now.digest()}
+    await detection.run(listing(seen_now), checksum=how == "checksum")
+    buried = [outcome.path for outcome in detection.outcomes if isinstance(outcome, Buried)]
+    assert buried == {"checksum": [b"f/b", b"f/c"], "unknown": [b"f/c"], "part": []}[how]
+    assert set(detection.changes) == ({b"f/a"} if how == "checksum" else set())
+
+
+async def test_folders_found_to_be_as_saved_are_noted_and_no_others() -> None:
+    detection = Detection()
+    whole = [folder(b"f%d" % number, seen(b"f%d/a" % number)) for number in range(3)]
+    part = folder(b"p", seen(b"p/a"), upto=b"a")
+    blind = folder(b"u", seen(b"u/a"), unknown=(b"b",))
+    changed = folder(b"c", seen(b"c/a", size=100), seen(b"c/b"))
+    empty = folder(b"e")
+    for path in (b"f0/a", b"f1/a", b"f2/a", b"p/a", b"u/a", b"c/a", b"c/b"):
+        detection.entries.add(saved(seen(path)))
+    expected = {chunk.folder: chunk.digest() for chunk in whole}
+    await detection.run(listing(whole[0], whole[1], empty), checksum=True)
+    assert detection.listings.noted == {}
+    # All of a batch as it was, and then among others that are not.
+    await detection.run(listing(whole[0], whole[1], empty), listing(whole[2], part, blind, changed))
+    assert detection.listings.noted == expected
+    assert set(detection.changes) == {b"c/a"}
+
+
+async def test_of_a_folder_compared_in_pages_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector_module, "MAX_ROWS", 3)
+    detection = Detection()
+    for name in b"bcdfh":
+        detection.entries.add(saved(seen(b"f/%c" % name)))
+    # The last page has nothing but what the listing has.
+    await detection.run(listing(folder(b"f", seen(b"f/f"), seen(b"f/h"))))
+    assert len(detection.outcomes) == 3
+    assert detection.listings.noted == {}
