@@ -77,6 +77,18 @@ class Written(msgspec.Struct):
     outcomes: list[Outcome] = []
     damaged: list[tuple[SelectedEntry, ContentError]] = []
 
+    def add_error(self, row: SelectedEntry, error: ContentError) -> None:
+        """Note what is wrong with the content of a file."""
+        if error.damaged:
+            self.damaged.append((row, error))
+        else:
+            self.outcomes.append(failed(row, error.reason))
+
+    def add(self, other: Written) -> None:
+        """Note what writing others led to."""
+        self.outcomes += other.outcomes
+        self.damaged += other.damaged
+
 
 class Linked(msgspec.Struct):
     """What linking led to. ``orphans`` need the content themselves, since the name they would be
@@ -301,10 +313,7 @@ class Builder:
         try:
             written.outcomes.append(self._write_file(row, content()))
         except ContentError as error:
-            if error.damaged:
-                written.damaged.append((row, error))
-            else:
-                written.outcomes.append(failed(row, error.reason))
+            written.add_error(row, error)
         except OSError as error:
             written.outcomes.append(self.outcome_of(row, error))
 

@@ -115,8 +115,7 @@ class PackedFiles:
             if told is not None:
                 beside, waited_seconds = told
                 self._pace.learn(max(1, len(rows)), waited_seconds)
-                written.outcomes += beside.outcomes
-                written.damaged += beside.damaged
+                written.add(beside)
             done = {outcome.row.id for outcome in written.outcomes}
             done.update(row.id for row, _ in written.damaged)
             before = len(left)
@@ -126,8 +125,7 @@ class PackedFiles:
         if left:
             rest = Span(span.key, span.encrypted, span.start, span.stop, left)
             here = await self._pace.run(len(left), _write, self._builder, rest, stored, opener)
-            written.outcomes += here.outcomes
-            written.damaged += here.damaged
+            written.add(here)
         return written
 
     async def _stretch(
@@ -210,10 +208,7 @@ def _put(contents: SpanContents, members: Sequence[Member], slot: Slot, written:
         try:
             found = contents.of(member)
         except ContentError as error:
-            if error.damaged:
-                written.damaged.append((member.row, error))
-            else:
-                written.outcomes.append(failed(member.row, error.reason))
+            written.add_error(member.row, error)
             continue
         slot.view[filled : filled + len(found)] = found
         rows.append(WriteRow(member.row, slot.offset + filled, len(found), None))

@@ -22,7 +22,7 @@ from asyncbackup.restore.batches import Batches
 from asyncbackup.restore.builder import Builder, FetchedFile, Written
 from asyncbackup.restore.content import Content, content_of
 from asyncbackup.restore.outcome import ContentError, Outcome, failed
-from asyncbackup.restore.side_writer import WriteRow
+from asyncbackup.restore.side_writer import SLOT_BYTES, WriteRow
 from asyncbackup.restore.spans import SPAN_ROWS_MOST, Job, Span
 
 if TYPE_CHECKING:
@@ -178,21 +178,39 @@ class Transfer:
         return outcomes
 
     async def _written(self, files: Sequence[FetchedFile]) -> Written:
-        """What writing files led to: in the process beside this one, if there is one and they are stored
-        as they are. Where the disk is so slow that several threads are worth it, it is one of those who
-        write, and threads are the others."""
-        if (
-            self._side is not None
-            and (self._pace.at_once == 1 or self._side.idle)
-            and all(file.content.as_stored for file in files)
-            and (slot := self._side.take(sum(file.content.length for file in files))) is not None
-        ):
-            told = await self._side.write(_put(files, slot))
-            if told is not None:
-                written, waited_seconds = told
-                self._pace.learn(len(files), waited_seconds)
-                return written
+        """What writing files led to: in the process beside this one, if there is one. Where the disk is so
+        slow that several threads are worth it, it is one of those who write, and threads are the others."""
+        side = self._side
+        if side is not None and (self._pace.at_once == 1 or side.idle):
+            if not all(file.content.as_stored for file in files):
+                if (written := await self._opened_and_written(files, side)) is not None:
+                    return written
+            elif (slot := side.take(sum(file.content.length for file in files))) is not None:
+                told = await side.write(_put(files, slot))
+                if told is not None:
+                    written, waited_seconds = told
+                    self._pace.learn(len(files), waited_seconds)
+                    return written
         return await self._pace.run(len(files), self._builder.write_files, files)
+
+    async def _opened_and_written(self, files: Sequence[FetchedFile], side: SideWriter) -> Written | None:
+        """What writing led to of files that a thread opens, expands and checks before; ``None`` where they
+        have no room together in the memory that both processes see."""
+        if sum(file.content.size for file in files) > SLOT_BYTES:
+            return None
+        async with side.room() as slot:
+            if slot is None:
+                return None
+            opened = Written()
+            rows = await self._pace.run(len(files), _put_opened, files, slot, opened)
+            told = await side.write(rows) if rows else (Written(), 0.0)
+            if told is None:
+                # What opened them did so once; it lies here all the same.
+                return await self._pace.run(len(rows), _write_here, self._builder, rows, slot, opened)
+        written, waited_seconds = told
+        self._pace.learn(len(files), waited_seconds)
+        written.add(opened)
+        return written
 
     async def _once_more(self, row: SelectedEntry, content: Content) -> Outcome:
         """Download a file again that came damaged: a bit may have flipped on the way. Its bytes
@@ -219,3 +237,29 @@ def _put(files: Sequence[FetchedFile], slot: Slot) -> list[WriteRow]:
         rows.append(WriteRow(file.row, slot.offset + begin, stop - begin, file.content))
         begin = stop
     return rows
+
+
+def _put_opened(files: Sequence[FetchedFile], slot: Slot, opened: Written) -> list[WriteRow]:
+    """Files whose contents lie in the slot now, opened and checked; the others are told of in ``opened``."""
+    rows: list[WriteRow] = []
+    begin = 0
+    for file in files:
+        try:
+            pieces = file.pieces()
+        except ContentError as error:
+            opened.add_error(file.row, error)
+            continue
+        stop = begin
+        for piece in pieces:
+            slot.view[stop : stop + len(piece)] = piece
+            stop += len(piece)
+        rows.append(WriteRow(file.row, slot.offset + begin, stop - begin, None))
+        begin = stop
+    return rows
+
+
+def _write_here(builder: Builder, rows: Sequence[WriteRow], slot: Slot, written: Written) -> Written:
+    for row in rows:
+        begin = row.offset - slot.offset
+        builder.write_given(row.row, None, slot.view[begin : begin + row.size], written)
+    return written

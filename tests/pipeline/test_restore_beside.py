@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from asyncbackup.model import RunId
 
 MEMORY_BYTES = SLOTS * SLOT_BYTES
-LAYOUTS = ["mirror", *KINDS]
+LAYOUTS = ["mirror", "sealed mirror", *KINDS]
+
+
+def is_sealed(layout: str | tuple[bool, bool]) -> bool:
+    return layout == "sealed mirror" if isinstance(layout, str) else layout[1]
 
 
 async def save(backup: Backup, layout: str | tuple[bool, bool]) -> RunId:
@@ -57,7 +61,7 @@ def process() -> Iterator[SideProcess]:
 async def test_a_tree_comes_back(
     tmp_path: Path, layout: str | tuple[bool, bool], dies: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backup = await backup_of(tmp_path, encrypted=layout[1] if isinstance(layout, tuple) else False)
+    backup = await backup_of(tmp_path, encrypted=is_sealed(layout))
     fill(backup.source)
     await save(backup, layout)
     made = (
@@ -100,7 +104,7 @@ async def test_contents_that_have_no_room_come_in_parts(
 async def test_what_is_damaged_is_named_once_and_the_rest_restored(
     tmp_path: Path, layout: str | tuple[bool, bool], dies: bool
 ) -> None:
-    backup = await backup_of(tmp_path, encrypted=layout[1] if isinstance(layout, tuple) else False)
+    backup = await backup_of(tmp_path, encrypted=is_sealed(layout))
     fill(backup.source)
     run = await save(backup, layout)
     if isinstance(layout, str):
