@@ -22,7 +22,7 @@ from asyncbackup.flow.workers import ThreadGate
 from asyncbackup.format.envelope import CHUNK_SIZE, HEADER_SIZE, MAGIC, Opener, sealed_size
 from asyncbackup.format.keyslots import new_master_key
 from asyncbackup.model import Entry, Extent, Kind, Pending
-from asyncbackup.pipeline.encryptor import BATCH_PAYLOADS, Encryptor
+from asyncbackup.pipeline.encryptor import BATCH_PAYLOADS, HERE_BYTES, Encryptor
 from asyncbackup.pipeline.parts import SEALED_CHUNK_BYTES
 from asyncbackup.pipeline.payload import (
     AbandonUpload,
@@ -172,13 +172,16 @@ async def test_what_has_nothing_to_seal_passes_as_it_is() -> None:
     assert sealed[1] is copy
 
 
-async def test_many_small_bodies_are_sealed_in_one_hop() -> None:
+@pytest.mark.parametrize(("size", "hops"), [(1, 0), (HERE_BYTES // BATCH_PAYLOADS, 0), (HERE_BYTES, 1)])
+async def test_small_bodies_are_sealed_at_once_and_larger_ones_together_in_a_thread(
+    size: int, hops: int
+) -> None:
     sealing = Sealing(capacity=BATCH_PAYLOADS)
-    await sealing.into.send_all([whole(b"%d" % number, b"x") for number in range(BATCH_PAYLOADS)])
+    await sealing.into.send_all([whole(b"%d" % number, bytes(size)) for number in range(BATCH_PAYLOADS)])
     sealing.into.close()
     sealed = await sealing.seal([], tasks=1)
     assert len(sealed) == BATCH_PAYLOADS
-    assert sealing.gate.hops == 1
+    assert sealing.gate.hops == hops
 
 
 @pytest.mark.parametrize(
@@ -288,8 +291,14 @@ async def test_nothing_is_kept_of_uploads_that_ended() -> None:
 
 async def test_cancelled_it_leaves_its_channels_open() -> None:
     sealing = Sealing(capacity=1)
-    task = asyncio.create_task(sealing.seal([whole(b"%d" % number, b"x") for number in range(10)]))
+
+    async def seal() -> None:
+        async with sealing.running():
+            await sealing.into.send_all([whole(b"%d" % number, b"x") for number in range(10)])
+
+    task = asyncio.create_task(seal())
     await settle()
+    assert not task.done(), "nobody takes what is sealed"
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
@@ -384,6 +393,7 @@ async def test_parts_are_sealed_into_memory_that_is_used_again_and_their_plainte
 
 async def test_bodies_are_sealed_a_few_to_a_hop_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncbackup.pipeline.encryptor.HOP_BYTES", 250)
+    monkeypatch.setattr("asyncbackup.pipeline.encryptor.HERE_BYTES", 50)
     sealing = Sealing(capacity=BATCH_PAYLOADS)
     await sealing.into.send_all([whole(b"%d" % number, bytes(100)) for number in range(5)])
     sealing.into.close()
