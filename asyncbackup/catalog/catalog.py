@@ -19,6 +19,7 @@ from asyncbackup.catalog.schema import (
     APPLICATION_ID,
     LISTINGS,
     LISTINGS_TRIGGERS,
+    PENDING_INDEX,
     SCHEMA_VERSION,
     TABLES,
     TRIGGERS,
@@ -89,7 +90,7 @@ class Catalog:
             await connection.execute("BEGIN EXCLUSIVE")
             if await _first(connection, "SELECT 1 FROM sqlite_master LIMIT 1") is not None:
                 raise exists_already(path)  # somebody else was quicker
-            for statement in (*TABLES.split(";"), LISTINGS, *TRIGGERS):
+            for statement in (*TABLES.split(";"), PENDING_INDEX, LISTINGS, *TRIGGERS):
                 await connection.execute(statement)
             await connection.execute(_WRITE_META, (IDENTITY, msgspec.json.encode(identity)))
             await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

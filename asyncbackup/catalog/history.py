@@ -14,7 +14,7 @@ import msgspec
 from asyncbackup.catalog.database import WriteLock, translated
 from asyncbackup.catalog.part_hashes import FORGET_UNUSED
 from asyncbackup.catalog.rows import COLUMNS, PENDING, Row, entry_of_row
-from asyncbackup.catalog.schema import SETTLING_TRIGGERS, name_of_trigger
+from asyncbackup.catalog.schema import PENDING_INDEX, SETTLING_TRIGGERS, name_of_trigger
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
 from asyncbackup.model import Kind, Pack, Pending, RunId, join_path, kind_of_mode
@@ -62,11 +62,7 @@ _COUNT_NEW = (
     "SELECT mode & 61440, count(*), sum(size) FROM entries "  # noqa: S608 - constants only
     f"WHERE pending = {Pending.NEW:d} AND pending != 0 GROUP BY mode & 61440"
 )
-_ADD_NEW = (
-    "UPDATE totals SET (entries, bytes) = (SELECT totals.entries + count(*), "  # noqa: S608 - constants only
-    "totals.bytes + coalesce(sum(e.size), 0) FROM entries e "
-    f"WHERE e.pending = {Pending.NEW:d} AND e.pending != 0 AND e.mode & 61440 = totals.kind)"
-)
+_ADD_NEW = "UPDATE totals SET entries = entries + ?2, bytes = bytes + ?3 WHERE kind = ?1"  # of three rows
 _COUNT_PENDING = "SELECT count(*) FROM entries WHERE pending != 0"
 # The plus signs keep SQLite from reading every run of the chain: there may be ten thousand.
 _HIGHEST = "SELECT number FROM runs WHERE committed = 1 AND +run >= ? ORDER BY number DESC LIMIT 1"
@@ -82,7 +78,6 @@ STATEMENTS_OF_A_DIFFERENCE = (
     _PACKS_OF_CHANGES,
     _DROP_TOMBSTONES,
     _COUNT_NEW,
-    _ADD_NEW,
     _SETTLE,
     FORGET_UNUSED,
 )
@@ -188,10 +183,15 @@ class HistoryTable:
         """
         async with self._lock.transaction() as connection:
             await connection.execute(_DROP_TOMBSTONES)
-            await connection.execute(_ADD_NEW)
+            await connection.executemany(_ADD_NEW, await connection.execute_fetchall(_COUNT_NEW))
             for trigger in SETTLING_TRIGGERS:
                 await connection.execute(f"DROP TRIGGER {name_of_trigger(trigger)}")
+            if plan.base is None:
+                # Most entries are in the index, and all are read anyway: an empty one is made anew.
+                await connection.execute("DROP INDEX entries_pending")
             await connection.execute(_SETTLE)
+            if plan.base is None:
+                await connection.execute(PENDING_INDEX)
             for trigger in SETTLING_TRIGGERS:
                 await connection.execute(trigger)
             await connection.execute(FORGET_UNUSED)

@@ -70,8 +70,6 @@ CREATE TABLE entries (
     PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 
-CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0;
-
 CREATE INDEX entries_ino ON entries (ino) WHERE ino != 0;
 
 CREATE INDEX entries_parts ON entries (extent_run, extent_key) WHERE extent_part_size > 0;
@@ -172,6 +170,8 @@ CREATE TABLE links (
 
 CREATE INDEX links_first ON links (first, path);
 """
+
+PENDING_INDEX = "CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0"
 
 LISTINGS = """
 CREATE TABLE IF NOT EXISTS listings (
