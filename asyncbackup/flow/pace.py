@@ -54,6 +54,14 @@ class Pace:
         self.learn(files if isinstance(files, int) else files(result), waited_seconds)
         return result
 
+    async def compute(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As :meth:`run`, for what waits for no disk: nothing is learned from it."""
+        await self._window.acquire()
+        try:
+            return await hop(self._gate, call, *args, **kwargs)
+        finally:
+            self._window.release()
+
     def learn(self, files: int, waited_seconds: float) -> None:
         """Note for how long a thread that worked on ``files`` files did not compute."""
         slow = waited_seconds >= files * self._slow_seconds

@@ -109,12 +109,13 @@ class PackedFiles:
             async with self._side.room() as slot:
                 if slot is None:
                     break
-                rows = await self._pace.run(len(left), _put, contents, left, slot, written)
+                rows = await self._pace.compute(_put, contents, left, slot, written)
                 told = await self._side.write(rows) if rows else (Written(), 0.0)
                 del slot
             if told is not None:
                 beside, waited_seconds = told
-                self._pace.learn(max(1, len(rows)), waited_seconds)
+                if rows:
+                    self._pace.learn(len(rows), waited_seconds)
                 written.add(beside)
             done = {outcome.row.id for outcome in written.outcomes}
             done.update(row.id for row, _ in written.damaged)

@@ -202,15 +202,16 @@ class Transfer:
             if slot is None:
                 return None
             opened = Written()
-            rows = await self._pace.run(len(files), _put_opened, files, slot, opened)
-            told = await side.write(rows) if rows else (Written(), 0.0)
-            if told is None:
-                # What opened them did so once; it lies here all the same.
-                return await self._pace.run(len(rows), _write_here, self._builder, rows, slot, opened)
-        written, waited_seconds = told
-        self._pace.learn(len(files), waited_seconds)
-        written.add(opened)
-        return written
+            rows = await self._pace.compute(_put_opened, files, slot, opened)
+            if rows and (told := await side.write(rows)) is not None:
+                written, waited_seconds = told
+                self._pace.learn(len(rows), waited_seconds)
+                opened.add(written)
+            elif rows:
+                # They cannot be opened again (``FetchedFile.pieces``), but lie in the memory.
+                await self._pace.run(len(rows), _write_here, self._builder, rows, slot, opened)
+            del slot
+        return opened
 
     async def _once_more(self, row: SelectedEntry, content: Content) -> Outcome:
         """Download a file again that came damaged: a bit may have flipped on the way. Its bytes
@@ -258,8 +259,7 @@ def _put_opened(files: Sequence[FetchedFile], slot: Slot, opened: Written) -> li
     return rows
 
 
-def _write_here(builder: Builder, rows: Sequence[WriteRow], slot: Slot, written: Written) -> Written:
+def _write_here(builder: Builder, rows: Sequence[WriteRow], slot: Slot, written: Written) -> None:
     for row in rows:
         begin = row.offset - slot.offset
         builder.write_given(row.row, None, slot.view[begin : begin + row.size], written)
-    return written

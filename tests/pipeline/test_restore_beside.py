@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from asyncbackup.errors import TargetError
-from asyncbackup.restore import side_writer
+from asyncbackup.restore import side_writer, transfer
 from asyncbackup.restore.restorer import Restorer
 from asyncbackup.restore.side_writer import SLOT_BYTES, SLOTS, serve_writes
 from tests.pipeline.test_restore_packs import KINDS, backup_of, fill
@@ -94,9 +94,54 @@ async def test_contents_that_have_no_room_come_in_parts(
     summary = await backup.restore(writing=process)
     assert summary.failures == ()
     assert snapshot_of(backup.target) == snapshot_of(backup.source)
-    for_the_manifest, for_the_files = re.findall(r"has answered (\d+) times", caplog.text)
-    assert int(for_the_manifest) > 0
-    assert int(for_the_files) > 5
+    for_the_manifest, for_the_files = answers(caplog.text)
+    assert for_the_manifest > 0
+    assert for_the_files > 5
+
+
+def answers(log: str) -> list[int]:
+    """How often the process answered for the manifest, and for the files."""
+    return [int(count) for count in re.findall(r"has answered (\d+) times", log)]
+
+
+async def test_what_was_opened_and_cannot_be_written_beside_is_written_here(
+    tmp_path: Path, process: SideProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a damaged file among the others of the batch that the process dies of."""
+    backup = await backup_of(tmp_path, encrypted=True)
+    for number in range(10):
+        (backup.source / f"f{number}").write_bytes(b"%d" % number * 1000)
+    run = await backup.save_tree()
+    caplog.set_level("DEBUG", logger="asyncbackup")
+    await backup.restore(writing=process)
+    parsed, written = answers(caplog.text)
+    assert written == 2, "a batch, and the end"
+    shutil.rmtree(backup.target)
+    damage(backup.object_path(run, "f3"))
+    with dying_side_thread(serve_writes, memory_bytes=MEMORY_BYTES, after=parsed) as dying:
+        summary = await backup.restore(writing=dying)
+    assert answers(caplog.text)[2:] == [parsed, 0]
+    assert [failure.path for failure in summary.failures] == [b"f3"]
+    assert sorted(path.name for path in backup.target.iterdir()) == [f"f{n}" for n in range(10) if n != 3]
+    assert (backup.target / "f9").read_bytes() == b"9" * 1000
+
+
+async def test_what_has_no_room_when_opened_is_written_here(
+    tmp_path: Path,
+    process: SideProcess,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfer, "SLOT_BYTES", 9999)
+    backup = await backup_of(tmp_path, encrypted=True)
+    for number in range(10):
+        (backup.source / f"f{number}").write_bytes(b"%d" % number * 1000)
+    await backup.save_tree()
+    caplog.set_level("DEBUG", logger="asyncbackup")
+    summary = await backup.restore(writing=process)
+    assert summary.failures == ()
+    assert snapshot_of(backup.target) == snapshot_of(backup.source)
+    assert answers(caplog.text)[1] == 0
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -63,3 +63,14 @@ async def test_what_fails_gives_its_place_back(gate: ThreadGate) -> None:
         with pytest.raises(OSError, match="disk"):
             await pace.run(1, write)
     assert pace.at_once == 1
+
+
+async def test_from_what_waits_for_no_disk_nothing_is_learned(gate: ThreadGate) -> None:
+    pace = Pace(gate, 3)
+    pace.learn(1, SLOW_SECONDS)
+    assert await pace.compute(sum, [1, 2]) == 3
+    assert pace.at_once == 2
+    with pytest.raises(ZeroDivisionError):
+        await pace.compute(divmod, 1, 0)
+    # It has given its places back.
+    assert await asyncio.gather(*(pace.compute(sum, [number]) for number in range(4))) == [0, 1, 2, 3]
