@@ -159,7 +159,7 @@ class _Run:
             catalog.entries,
             catalog.links,
             counters,
-            UnchangedFolders(catalog.listings, use=not checksum, note=not dry_run),
+            UnchangedFolders(catalog.listings, read_only=dry_run),
             checksum=checksum,
             find_moved=section.packed,
             links_together_below=self._pack_below_bytes if section.packed else 0,

@@ -178,8 +178,8 @@ class HistoryTable:
         """The manifest of ``run`` is there: what was pending is what it holds, and it may be a base.
         What is remembered of the parts of objects goes with the last entry that refers to them.
 
-        One transaction; a process that dies before it leaves everything
-        pending, and the next snapshot rests on one that was committed here.
+        One transaction, while no other statement is under way; a process that dies before it leaves
+        everything pending, and the next snapshot rests on one that was committed here.
         """
         async with self._lock.transaction() as connection:
             await connection.execute(_DROP_TOMBSTONES)
@@ -187,7 +187,8 @@ class HistoryTable:
             for trigger in SETTLING_TRIGGERS:
                 await connection.execute(f"DROP TRIGGER {name_of_trigger(trigger)}")
             if plan.base is None:
-                # Most entries are in the index, and all are read anyway: an empty one is made anew.
+                # All entries were read for the manifest; to make an empty index of them costs less than to
+                # take them out of it one by one, as they all are in it at first.
                 await connection.execute("DROP INDEX entries_pending")
             await connection.execute(_SETTLE)
             if plan.base is None:

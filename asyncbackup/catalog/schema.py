@@ -174,7 +174,7 @@ CREATE INDEX links_first ON links (first, path);
 PENDING_INDEX = "CREATE INDEX entries_pending ON entries (pending) WHERE pending != 0"
 
 LISTINGS = """
-CREATE TABLE IF NOT EXISTS listings (
+CREATE TABLE listings (
     folder BLOB PRIMARY KEY,
     digest BLOB NOT NULL
 ) WITHOUT ROWID
@@ -205,17 +205,18 @@ _LISTING_BURIED = (
 )
 LISTINGS_TRIGGERS = (
     f"CREATE TRIGGER listings_added AFTER INSERT ON entries {_FORGET.format('NEW')}",
-    f"CREATE TRIGGER listings_removed AFTER DELETE ON entries {_FORGET.format('OLD')}",
+    f"CREATE TRIGGER listings_removed AFTER DELETE ON entries WHEN OLD.pending != 3 {_FORGET.format('OLD')}",
     "CREATE TRIGGER listings_changed AFTER UPDATE OF folder, name, mode, size, mtime_ns, ctime_ns, uid, gid, "
     f"nlink ON entries {_FORGET.format('OLD')}",
     _LISTING_BURIED,
 )
 """What forgets a digest of ``listings``: an entry that comes or goes, is buried or taken back, or is another
-than it was. ``recursive_triggers`` again tell them of rows that are replaced."""
+than it was. (One that is buried, 3, is no part of a listing: that its row goes changes nothing.) Again
+``recursive_triggers`` tell them of rows that are replaced."""
 
 TRIGGERS = (*TOTALS_TRIGGERS, *LISTINGS_TRIGGERS)
 SETTLING_TRIGGERS = (_TOTALS_CHANGED, _LISTING_BURIED)
-"""Taken away while a commit settles what is pending: it counts that in one step, and buries nothing."""
+"""Taken away while a commit settles what is pending: it counts that in one step, and buries nothing more."""
 
 
 def name_of_trigger(statement: str) -> str:

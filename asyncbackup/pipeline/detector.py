@@ -117,7 +117,8 @@ class Detector:
         with listings, changes, outcomes:
             if self._find_moved and await self._entries.is_empty():
                 self._find_moved = False  # Nothing can have moved.
-            await self._unchanged.begin()
+            if not self._checksum:
+                await self._unchanged.begin()
             async for batch in listings:
                 self._counters.files_ignored += len(batch.special)
                 for path in batch.special:
@@ -137,7 +138,7 @@ class Detector:
                     folders = [c.folder for c in part]
                     rows = await self._entries.stats_of_folders(folders, limit=MAX_ROWS + 1)
                     if len(rows) <= MAX_ROWS:
-                        await self._unchanged.add(await self._compare(part, rows, changes, outcomes))
+                        await self._unchanged.note(await self._compare(part, rows, changes, outcomes))
                         continue
                     for chunk in part:
                         await self._compare_in_pages(chunk, changes, outcomes)

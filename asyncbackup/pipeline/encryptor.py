@@ -1,11 +1,12 @@
 """The encryptor: seals bodies in a bounded executor; present only where a section is encrypted.
 
-Small bodies are sealed on the loop itself, which takes less than giving them to a thread and taking the
-interpreter's lock from it again; larger ones together in one thread hop. The parts of one upload
-are one message and sealed in their order; the message is longer than its
-plaintext, so what exceeds a part is carried over into the next, and every part
-but the last has the same size. What was sealed is let go at once: beside its
-plaintext stands only what is just being sealed.
+Small bodies are sealed on the loop itself, which takes less than giving them to
+a thread and taking the interpreter's lock from it again; larger ones together
+in one thread hop. The parts of one upload are one message and sealed in their
+order; the message is longer than its plaintext, so what exceeds a part is
+carried over into the next, and every part but the last has the same size. What
+was sealed is let go at once: beside its plaintext stands only what is just
+being sealed.
 """
 
 from __future__ import annotations

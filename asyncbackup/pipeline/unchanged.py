@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from asyncbackup.catalog.listings import ListingsToNote
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from asyncbackup.pipeline.listing import FolderChunk
-
-NOTED_AT_ONCE = 1024
 
 
 class KnownListings(Protocol):
@@ -23,23 +23,23 @@ class KnownListings(Protocol):
 
 
 class UnchangedFolders:
-    """Tells them by the digests that are known, if ``use``, and has those of others noted, if ``note``."""
+    """Tells them by the digests that are known, and has those of others noted, unless ``read_only``."""
 
-    def __init__(self, listings: KnownListings, *, use: bool = True, note: bool = True) -> None:
+    def __init__(self, listings: KnownListings, *, read_only: bool = False) -> None:
         self._listings = listings
-        self._use = use
-        self._note = note
-        self._found: list[tuple[bytes, bytes]] = []
+        self._read_only = read_only
+        self._to_note = ListingsToNote(listings.note)
+        self._usable = False
 
     async def begin(self) -> None:
-        """To be called before anything else is."""
-        self._use = self._use and await self._listings.usable()
+        """Begin to tell folders apart; without it none is known to be unchanged."""
+        self._usable = await self._listings.usable()
 
     async def told_apart(
         self, chunks: Sequence[FolderChunk]
     ) -> tuple[Sequence[FolderChunk], Sequence[FolderChunk]]:
-        """Those of the chunks, some thousand folders at the most, whose digests are known, and all others."""
-        if not self._use or not chunks:
+        """Those of the chunks, some hundred folders at the most, whose digests are known, and all others."""
+        if not self._usable or not chunks:
             return (), chunks
         known = await self._listings.find([chunk.folder for chunk in chunks])
         unchanged: list[FolderChunk] = []
@@ -50,16 +50,12 @@ class UnchangedFolders:
             (unchanged if same else others).append(chunk)
         return unchanged, others
 
-    async def add(self, chunks: Iterable[FolderChunk]) -> None:
-        """Folders as a whole that turned out to be as their rows say."""
-        if self._note:
-            digests = ((chunk.folder, chunk.digest()) for chunk in chunks if chunk.whole)
-            self._found += [(folder, digest) for folder, digest in digests if digest]
-            if len(self._found) >= NOTED_AT_ONCE:
-                await self.finish()
+    async def note(self, chunks: Iterable[FolderChunk]) -> None:
+        """Have folders noted, in time, that turned out to be as their rows say."""
+        for chunk in chunks:
+            if chunk.whole and not self._read_only:
+                await self._to_note.add(chunk.folder, chunk.digest())
 
     async def finish(self) -> None:
-        """Have everything noted that was added."""
-        found, self._found = self._found, []
-        if found:
-            await self._listings.note(found)
+        """Have those noted that still wait."""
+        await self._to_note.finish()

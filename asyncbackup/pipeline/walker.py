@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncbackup.catalog.listings import LISTED_AT_ONCE
 from asyncbackup.excludes import Excludes, exclude_nothing
 from asyncbackup.flow.pace import Pace
 from asyncbackup.model import Failure, Kind, Pending, join_path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 BATCH_ENTRIES = 2048
 """Entries that one listing batch aims at; benchmarks/micro has the curve."""
-CHUNK_ENTRIES = 4096
+CHUNK_ENTRIES = LISTED_AT_ONCE
 """A folder with more entries is listed in several chunks, so that no batch grows with a folder. What is
 known of an entry takes about a kilobyte."""
 NAMES_AT_ONCE = 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -139,6 +140,21 @@ async def test_checksum_reads_every_file_and_uploads_only_differences(bench: Wor
     summary = await bench.run(checksum=True)
     assert summary.bytes_read == 7 + 6 * MIB
     assert (summary.files_unchanged, summary.bytes_uploaded) == (2, 0)
+
+
+async def test_what_a_folder_is_known_by_counts_for_nothing_with_checksum(bench: Workbench) -> None:
+    bench.write("d/f", b"content")
+    age(bench.tree / "d/f")
+    await bench.run()
+    # What a disk does that forgets: other bytes, and nothing of a file's status says so.
+    database = bench.settings.database_path("home")
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM listings").fetchone() == (1,)
+        connection.execute("UPDATE entries SET sha256 = zeroblob(32) WHERE name = x'66'")
+    connection.close()
+    database.with_name(database.name + ".sha256").unlink()
+    assert (await bench.run()).bytes_read == 0
+    assert (await bench.run(checksum=True)).bytes_uploaded == 7
 
 
 async def test_a_large_file_goes_up_in_parts(bench: Workbench) -> None:
@@ -318,6 +334,26 @@ async def test_a_dry_run_changes_and_sends_nothing(bench: Workbench) -> None:
     assert objects(bench) == stored
     third = await bench.run()
     assert (third.files_new, third.files_deleted) == (1, 1), "the dry run before it left no trace"
+
+
+async def test_a_dry_run_notes_no_folder_either(bench: Workbench) -> None:
+    bench.write("d/f", b"content")
+    await bench.run()
+    database = bench.settings.database_path("home")
+
+    def folders(change: str = "") -> int:
+        with sqlite3.connect(database) as connection:
+            connection.execute(change)
+            noted = connection.execute("SELECT count(*) FROM listings").fetchone()
+        connection.close()
+        database.with_name(database.name + ".sha256").unlink(missing_ok=True)
+        return int(noted[0])
+
+    assert folders("DELETE FROM listings") == 0
+    assert (await bench.run(dry_run=True)).files_unchanged == 1
+    assert folders() == 0
+    await bench.run()
+    assert folders() == 1
 
 
 async def test_an_encrypted_section_holds_no_plaintext_and_restores(sealed_bench: Workbench) -> None:

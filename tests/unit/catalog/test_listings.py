@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.catalog.catalog import Catalog
-from asyncbackup.catalog.listings import LISTED_AT_ONCE, NOTED_AT_ONCE, SavedListings, listing_digest
+from asyncbackup.catalog.listings import (
+    LISTED_AT_ONCE,
+    LONGEST_PATH_BYTES,
+    NOTED_AT_ONCE,
+    SavedListings,
+    listing_digest,
+)
 from asyncbackup.catalog.repair import mark_damaged
 from asyncbackup.catalog.replace import replacing
 from asyncbackup.catalog.rows import NLINK, PENDING
@@ -94,6 +100,22 @@ async def test_settling_what_is_pending_forgets_none(catalog: Catalog) -> None:
     await settle(catalog)
     assert await catalog.listings.find(FOLDERS) == before
     assert await catalog.listings.usable()
+
+
+async def test_settling_what_was_buried_forgets_none_either(noted: Catalog) -> None:
+    await bury(noted)
+    await note_saved(noted)
+    before = await noted.listings.find(FOLDERS)
+    await settle(noted)
+    assert await noted.listings.find(FOLDERS) == before
+    assert before == {folder: listing_digest(await rows_of(noted, folder)) for folder in (b"a", b"b")}
+
+
+async def test_what_takes_the_place_of_something_buried_is_a_change(noted: Catalog) -> None:
+    await bury(noted)
+    await note_saved(noted)
+    await save(noted, name="size", value=1)
+    assert set(await noted.listings.find(FOLDERS)) == {b"b"}
 
 
 async def test_without_any_they_are_not_asked_for(catalog: Catalog) -> None:
@@ -178,6 +200,14 @@ async def test_a_folder_that_is_listed_in_parts_has_none(catalog: Catalog) -> No
     assert set(await catalog.listings.find([b"large", b"limit", b"small"])) == {b"limit", b"small"}
 
 
+async def test_a_folder_with_a_very_long_path_has_none(catalog: Catalog) -> None:
+    longest = b"/".join([b"x" * 127] * (LONGEST_PATH_BYTES // 128)) + b"y"
+    assert len(longest) == LONGEST_PATH_BYTES
+    await fill(catalog, longest + b"/x", longest + b"y/x")
+    await note_saved(catalog)
+    assert set(await catalog.listings.find([longest, longest + b"y"])) == {longest}
+
+
 async def test_many_folders_all_get_theirs(catalog: Catalog) -> None:
     folders = [b"%05d" % number for number in range(2 * NOTED_AT_ONCE + 100)]
     await fill(catalog, *(folder + b"/x" for folder in folders))
@@ -225,7 +255,9 @@ steps = st.one_of(
     st.tuples(st.just("bury"), paths, st.booleans(), st.none()),
     st.tuples(st.just("revive"), paths, st.none(), st.none()),
     st.tuples(st.just("settle"), st.none(), st.none(), st.none()),
-    st.tuples(st.just("note"), st.none(), st.none(), st.none()),
+    st.tuples(st.just("note saved"), st.none(), st.none(), st.none()),
+    st.tuples(st.just("note"), paths, st.none(), st.none()),
+    st.tuples(st.just("mark"), st.none(), st.none(), st.none()),
 )
 
 
@@ -246,6 +278,11 @@ def test_whatever_happens_a_digest_is_that_of_what_the_rows_say(
                     await catalog.entries.revive([path])
                 elif step == "settle":
                     await settle(catalog, number)
+                elif step == "mark":
+                    await mark(catalog)
+                elif step == "note":
+                    folder = split_path(path)[0]
+                    await catalog.listings.note([(folder, listing_digest(await rows_of(catalog, folder)))])
                 else:
                     await note_saved(catalog)
                 folders = {split_path(path)[0] for path in (b"a/x", b"b", b"b/x", b"a-b/x", b"a/b/x")}

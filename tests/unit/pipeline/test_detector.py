@@ -102,7 +102,7 @@ class Detection:
             self.entries,
             self.links,
             self.counters,
-            UnchangedFolders(self.listings, use=not checksum),
+            UnchangedFolders(self.listings),
             checksum=checksum,
             find_moved=find_moved,
         )
