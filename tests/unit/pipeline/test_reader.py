@@ -445,7 +445,7 @@ async def test_parts_larger_than_the_budget_of_today_are_not_gone_on_with(tmp_pa
 async def test_a_part_that_differs_from_what_was_sent_begins_the_upload_again(tmp_path: Path) -> None:
     """Its times are the same, its content is not: a write whose times were put back."""
     content = large(tmp_path)
-    record = journal(tmp_path, b"?" + content[1:], (1, 2))
+    record = journal(tmp_path, bytes([content[0] ^ 1]) + content[1:], (1, 2))
     reading = await gone_on(tmp_path, record)
     assert kinds(reading.payloads) == ["abandon", "1", "2", "3", "end"]
     abandoned = reading.payloads[0]
