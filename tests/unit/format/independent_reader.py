@@ -103,16 +103,17 @@ def open_sealed(master: bytes, repository: str, section: str, key: str, stored: 
     if not hmac.compare_digest(derived[44:], commitment):
         raise ValueError("another key or context")
     base_nonce = int.from_bytes(derived[32:44], "big")
-    content = b""
+    opened: list[bytes] = []
     chunks = [message[start : start + 16400] for start in range(0, len(message), 16400)]
     if not chunks or len(chunks[-1]) == 16400:
         raise ValueError("truncated")
     for number, chunk in enumerate(chunks):
         nonce = (base_nonce ^ number).to_bytes(12, "big")
         try:
-            content += AESGCM(derived[:32]).decrypt(nonce, chunk, None)
+            opened.append(AESGCM(derived[:32]).decrypt(nonce, chunk, None))
         except InvalidTag:
             raise ValueError(f"chunk {number} is not authentic") from None
+    content = b"".join(opened)
     if size not in (UNKNOWN, len(content)):
         raise ValueError("not of the announced size")
     return content
