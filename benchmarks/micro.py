@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from asyncbackup.catalog.catalog import Catalog
+from asyncbackup.catalog.history import SnapshotPlan
 from asyncbackup.config import EncryptionSettings, S3Settings, SectionSettings, Settings
 from asyncbackup.engine import run_section
 from asyncbackup.excludes import compile_excludes
@@ -36,7 +37,7 @@ from asyncbackup.format.keyslots import new_master_key
 from asyncbackup.format.manifest import ManifestHeader, ManifestReader, ManifestTrailer, ManifestWriter
 from asyncbackup.format.pack_builder import PackBuilder
 from asyncbackup.initialise import create_database
-from asyncbackup.model import Change, Entry, Extent, Kind, Pending, RunCounters, SourceEntry
+from asyncbackup.model import Change, Entry, Extent, Kind, Pending, RunCounters, RunId, SourceEntry
 from asyncbackup.pipeline.attributes import entry_of_source
 from asyncbackup.pipeline.detector import Detector
 from asyncbackup.pipeline.unchanged import UnchangedFolders
@@ -223,8 +224,11 @@ class Micro:
                 for start in range(0, len(self._saved), _BATCH):
                     batch = self._saved[start : start + _BATCH]
                     await catalog.entries.save([(entry, Pending.NEW) for entry in batch])
-            with self._measured("detect, nothing changed, the walk included"):
-                await self._detected(catalog)
+            await catalog.history.commit(RunId(RUN), SnapshotPlan())
+            # The first notes the digests that the second goes by.
+            for known_by in ("rows", "digests"):
+                with self._measured(f"detect, nothing changed, by {known_by}, the walk included"):
+                    await self._detected(catalog)
 
     def _manifest(self) -> None:
         entries = sorted(self._saved, key=lambda entry: entry.path)
