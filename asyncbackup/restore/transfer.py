@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from asyncbackup.restore.packed import PackedFiles
     from asyncbackup.restore.side_writer import SideWriter
     from asyncbackup.restore.tally import Tally
+    from asyncbackup.store.base import Buffer
 
 BATCHES_WAITING = 2
 SMALL_LIMIT_BYTES = 1024 * 1024
@@ -231,10 +232,7 @@ def _put(files: Sequence[FetchedFile], slot: Slot) -> list[WriteRow]:
     rows: list[WriteRow] = []
     begin = 0
     for file in files:
-        stop = begin
-        for piece in file.stored:
-            slot.view[stop : stop + len(piece)] = piece
-            stop += len(piece)
+        stop = _lay(file.stored, slot, begin)
         rows.append(WriteRow(file.row, slot.offset + begin, stop - begin, file.content))
         begin = stop
     return rows
@@ -250,13 +248,18 @@ def _put_opened(files: Sequence[FetchedFile], slot: Slot, opened: Written) -> li
         except ContentError as error:
             opened.add_error(file.row, error)
             continue
-        stop = begin
-        for piece in pieces:
-            slot.view[stop : stop + len(piece)] = piece
-            stop += len(piece)
+        stop = _lay(pieces, slot, begin)
         rows.append(WriteRow(file.row, slot.offset + begin, stop - begin, None))
         begin = stop
     return rows
+
+
+def _lay(pieces: Sequence[Buffer], slot: Slot, begin: int) -> int:
+    """Where the pieces end that lie in the slot from ``begin`` on now, one behind the other."""
+    for piece in pieces:
+        slot.view[begin : begin + len(piece)] = piece
+        begin += len(piece)
+    return begin
 
 
 def _write_here(builder: Builder, rows: Sequence[WriteRow], slot: Slot, written: Written) -> None:
