@@ -225,13 +225,8 @@ class EntryTable:
                 [split_path(path) for path in paths],
             )
 
-    async def in_order(self) -> AsyncIterator[list[Entry]]:
-        """Every entry that is not deleted, in (folder, name) order, in pages of ``PAGE_ROWS``."""
-        async for rows in self.rows_in_order():
-            yield [entry_of_row(row) for row in rows]
-
     def rows_in_order(self) -> AsyncIterator[list[Row]]:
-        """The rows of :meth:`in_order`."""
+        """The row of every entry that is not deleted, in (folder, name) order, in pages of ``PAGE_ROWS``."""
         sql = f"{_SELECT} WHERE pending != {Pending.DELETED:d} ORDER BY folder, name"
         return self.pages(sql, folder_first=True)
 

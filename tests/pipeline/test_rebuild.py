@@ -41,6 +41,7 @@ from tests.pipeline.repository_fixtures import (
     settings_for,
     write_manifest,
 )
+from tests.unit.catalog.entries import in_order
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,7 +90,7 @@ async def held(case: Case) -> dict[bytes, Entry]:
         settings.database_path(section.name), section=section.name, destination=section.destination
     ) as catalog:
         assert await catalog.read_meta("descriptor") is not None
-        return {entry.path: entry async for page in catalog.entries.in_order() for entry in page}
+        return {entry.path: entry async for page in in_order(catalog) for entry in page}
 
 
 async def listed(case: Case, run: str) -> dict[bytes, Entry]:

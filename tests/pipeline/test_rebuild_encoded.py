@@ -19,6 +19,7 @@ from asyncbackup.format.metadata import encode_metadata
 from asyncbackup.model import EMPTY_SHA256, Entry, Extent, Kind, RunId
 from asyncbackup.rebuild.section import rebuild_section
 from tests.pipeline.repository_fixtures import FIRST, SECOND, repository_at, settings_for
+from tests.unit.catalog.entries import in_order
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +117,7 @@ async def rebuilt(case: Case) -> tuple[RebuildSummary, dict[bytes, Entry]]:
     async with Catalog.open(
         settings.database_path("home"), section="home", destination=section.destination
     ) as catalog:
-        found = {entry.path: entry async for page in catalog.entries.in_order() for entry in page}
+        found = {entry.path: entry async for page in in_order(catalog) for entry in page}
     for path, entry in found.items():
         if entry.extent is not None:
             extent = msgspec.structs.replace(entry.extent, checksum="")

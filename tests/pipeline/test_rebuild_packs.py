@@ -24,6 +24,7 @@ from asyncbackup.rebuild.section import rebuild_section
 from asyncbackup.repository.open import open_repository
 from asyncbackup.repository.snapshots import list_snapshots
 from tests.pipeline.repository_fixtures import FIRST, SECOND, THIRD
+from tests.unit.catalog.entries import in_order
 from tests.workbench import Workbench, age, picture
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ async def held(bench: Workbench) -> dict[bytes, Entry]:
     """What the database says."""
     path = bench.settings.database_path("home")
     async with Catalog.open(path, section="home", destination=bench.section.destination) as catalog:
-        return {entry.path: entry async for page in catalog.entries.in_order() for entry in page}
+        return {entry.path: entry async for page in in_order(catalog) for entry in page}
 
 
 def as_packs_tell(entries: dict[bytes, Entry]) -> dict[bytes, Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 
 from asyncbackup.catalog.catalog import Catalog, CatalogIdentity
 from asyncbackup.catalog.rows import PENDING, entry_of_row
@@ -35,6 +36,12 @@ async def fill(catalog: Catalog, *paths: bytes, pending: Pending = Pending.COMMI
         (entry(path.rstrip(b"/"), Kind.FOLDER if path.endswith(b"/") or not path else Kind.FILE), pending)
         for path in paths
     )
+
+
+async def in_order(catalog: Catalog) -> AsyncIterator[list[Entry]]:
+    """Every entry that is not deleted, in the order of a manifest, in the catalog's pages."""
+    async for rows in catalog.entries.rows_in_order():
+        yield [entry_of_row(row) for row in rows]
 
 
 async def pending_of(catalog: Catalog) -> dict[bytes, Pending]:

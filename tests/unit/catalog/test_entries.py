@@ -21,7 +21,7 @@ from asyncbackup.catalog.entries import (
 )
 from asyncbackup.catalog.rows import entry_of_row
 from asyncbackup.model import Kind, Pending, join_path, split_path
-from tests.unit.catalog.entries import IDENTITY, entry, fill, pending_of
+from tests.unit.catalog.entries import IDENTITY, entry, fill, in_order, pending_of
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.rows import Row
@@ -62,7 +62,7 @@ async def test_many_rows_are_saved_in_a_few_statements(catalog: Catalog) -> None
     statements = catalog.entries.statements
     await fill(catalog, *paths)
     assert catalog.entries.statements == statements + 2 + 3
-    assert [e for page in [page async for page in catalog.entries.in_order()] for e in page] == [
+    assert [e for page in [page async for page in in_order(catalog)] for e in page] == [
         entry(path) for path in paths
     ]
 
@@ -96,7 +96,7 @@ async def test_tombstones_are_among_the_rows_and_nowhere_else(catalog: Catalog) 
     assert names(await catalog.entries.stats_of_folders([b""], limit=100)) == [b"", b"a", b"b"]
     assert await catalog.entries.get(b"a") is None
     assert (await catalog.entries.get(b"b")) == entry(b"b")
-    assert [e.path async for page in catalog.entries.in_order() for e in page] == [b"", b"b"]
+    assert [e.path async for page in in_order(catalog) for e in page] == [b"", b"b"]
     assert await catalog.entries.count_files() == 1
 
 
@@ -189,7 +189,7 @@ async def test_entries_come_in_the_order_of_a_manifest_and_in_pages(catalog: Cat
     paths = [b"", b"a", b"a-b", b"b", b"a/b", b"a/b/c", b"a-b/c"]
     many = [b"m/%06d" % number for number in range(PAGE_ROWS + 1)]
     await fill(catalog, *reversed(paths), *many)
-    pages = [page async for page in catalog.entries.in_order()]
+    pages = [page async for page in in_order(catalog)]
     assert max(map(len, pages)) <= PAGE_ROWS
     found = [e.path for page in pages for e in page]
     assert found == sorted(paths + many, key=split_path)
@@ -267,12 +267,12 @@ async def test_pages_are_smaller_where_paths_are_long(catalog: Catalog) -> None:
     deep = b"d" * (PAGE_FOLDER_BYTES // 100)
     await fill(catalog, *(b"a/%04d" % number for number in range(FIRST_PAGE_ROWS + 10)))
     await fill(catalog, *(deep + b"/%04d" % number for number in range(300)))
-    sizes = [len(page) async for page in catalog.entries.in_order()]
+    sizes = [len(page) async for page in in_order(catalog)]
     assert sum(sizes) == FIRST_PAGE_ROWS + 310
     # What is read ahead goes by what was there before.
     assert sizes[0] == FIRST_PAGE_ROWS
     assert sizes[1] == 310
     await fill(catalog, *(deep + b"/%04d" % number for number in range(300, 5000)))
-    sizes = [len(page) async for page in catalog.entries.in_order()]
+    sizes = [len(page) async for page in in_order(catalog)]
     assert sizes[1] == PAGE_ROWS
     assert set(sizes[2:-1]) == {99}

@@ -20,7 +20,7 @@ from asyncbackup.catalog.runs import RunRecord
 from asyncbackup.errors import CatalogError
 from asyncbackup.format.manifest import Deleted
 from asyncbackup.model import Entry, Extent, Kind, Pack, Pending, RunId
-from tests.unit.catalog.entries import RUN, entry, fill, pending_of
+from tests.unit.catalog.entries import RUN, entry, fill, in_order, pending_of
 
 if TYPE_CHECKING:
     from asyncbackup.catalog.catalog import Catalog
@@ -230,7 +230,7 @@ async def test_totals_follow_whatever_happens_to_entries(catalog: Catalog) -> No
 
     async def check() -> None:
         found = {kind: [0, 0] for kind in Kind}
-        async for page in entries.in_order():
+        async for page in in_order(catalog):
             for each in page:
                 found[each.kind][0] += 1
                 found[each.kind][1] += each.size
